@@ -1,0 +1,1 @@
+//! Files ⇄ manifests. Knows media types and producers' habits, not registries.

@@ -1,0 +1,3 @@
+//! The `artifs` program.
+
+fn main() {}
