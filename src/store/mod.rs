@@ -4,8 +4,13 @@
 //! front of one of them. A [`Source`] can be read, a [`Target`] can also be written; every verb is a
 //! walk between two of them. Ease lives in [`SourceExt`], not in the contract.
 
+mod body;
 mod direct;
+pub mod layout;
+mod local;
+mod memory;
 mod read;
+mod referrers;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -16,10 +21,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Name, Tag};
 
 pub use direct::Direct;
+pub use layout::Layout;
+pub use memory::Memory;
 pub use read::{MANIFEST_LIMIT, SourceExt};
 
 /// Bytes as they arrive: pieces of any size, in order, until the end or the first error.
@@ -142,8 +149,38 @@ pub fn expect_digest(hasher: crate::oci::Hasher, digest: &Digest) -> Result<()> 
     if found == *digest {
         return Ok(());
     }
-    Err(crate::error::Error::new(
-        crate::error::ErrorKind::Corrupt,
+    Err(Error::new(
+        ErrorKind::Corrupt,
         format!("the content of {digest} does not match its digest (it hashes to {found})"),
+    ))
+}
+
+/// [`Invalid`](ErrorKind::Invalid) unless `range` lies within the content.
+pub fn expect_range(descriptor: &Descriptor, range: &Range<u64>) -> Result<()> {
+    if range.start <= range.end && range.end <= descriptor.size {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Invalid,
+        format!(
+            "bytes {}..{} of {} were asked for, and it has {}",
+            range.start, range.end, descriptor.digest, descriptor.size
+        ),
+    ))
+}
+
+/// [`Corrupt`](ErrorKind::Corrupt) once more bytes came than the content has.
+fn expect_no_more_than(descriptor: &Descriptor, came: u64) -> Result<()> {
+    if came <= descriptor.size { Ok(()) } else { expect_size(descriptor, came) }
+}
+
+/// [`Corrupt`](ErrorKind::Corrupt) unless exactly as many bytes came as the content has.
+fn expect_size(descriptor: &Descriptor, came: u64) -> Result<()> {
+    if came == descriptor.size {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        format!("{} should have {} bytes and came with {came}", descriptor.digest, descriptor.size),
     ))
 }
