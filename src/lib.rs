@@ -9,13 +9,15 @@
 //! - [`store`]: where content lives: the two traits everything meets at, memory, OCI layout folders
 //! - `registry`: a store over HTTP
 //! - `cache`: a store in front of a store, remembering bytes by digest
-//! - `artifact`: files ⇄ manifests: trees, archives
-//! - `ops`: the verbs, free functions over stores
+//! - [`artifact`]: files ⇄ manifests: trees, archives
+//! - [`ops`]: the verbs, free functions over stores
 //! - `mount`: the filesystem
 //! - `location`: from what a person typed to stacked stores
 
+pub mod artifact;
 pub mod error;
 pub mod oci;
+pub mod ops;
 pub mod store;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,1 +1,86 @@
 //! Files ⇄ manifests. Knows media types and producers' habits, not registries.
+//!
+//! [`open`] turns what a name points at into a [`tree`]: it fetches the manifest and nothing else. What the
+//! layers hold is asked for when somebody enters or reads them. The rules (`R1` … `R20`) that warnings
+//! name are the project's rule book for showing artifacts as files.
+
+mod draft;
+mod folder;
+mod from_manifest;
+mod index;
+mod meta;
+pub mod names;
+mod reader;
+pub mod tree;
+mod warnings;
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::oci::{Descriptor, Manifest, Name, Platform};
+use crate::store::{Source, SourceExt as _};
+
+pub use reader::Reader;
+pub use tree::{File, Folder, Node};
+pub use warnings::Warnings;
+
+/// How a person wants artifacts shown.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What to choose from an index; the machine's own platform if nothing is said (formats.md R3).
+    pub platform: Option<Platform>,
+    /// Layers without a name.
+    pub unnamed: Unnamed,
+    /// Whether `.oci` can be reached in an artifact's root.
+    pub meta: bool,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self { platform: None, unnamed: Unnamed::Auto, meta: true }
+    }
+}
+
+/// What becomes of layers without a name (formats.md R5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unnamed {
+    /// Shown under their digests if no layer has a name.
+    #[default]
+    Auto,
+    /// Always shown under their digests.
+    Show,
+    /// Never shown.
+    Hide,
+}
+
+/// One artifact, opened.
+#[derive(Clone)]
+pub struct Artifact {
+    /// Where it is.
+    pub source: Arc<dyn Source>,
+    /// What it was asked for as, for people.
+    pub reference: String,
+    /// What the name points at: perhaps an index.
+    pub named: Descriptor,
+    /// The manifest that is shown: the one chosen from an index, or the index itself where each of its
+    /// artifacts is a folder.
+    pub descriptor: Descriptor,
+    /// That manifest.
+    pub manifest: Manifest,
+    /// Its files.
+    pub root: Arc<dyn Folder>,
+    /// What a person should know. Grows as layers are indexed.
+    pub warnings: Arc<Warnings>,
+}
+
+/// Opens what `name` points at. `reference` is how a person calls it.
+///
+/// From an index the wanted platform's image is chosen; if none fits, the error lists what there is. An
+/// index without any platforms is a folder with each of its artifacts (formats.md R3).
+pub async fn open(source: Arc<dyn Source>, name: &Name, reference: &str, view: &View) -> Result<Artifact> {
+    let (named, manifest) =
+        source.fetch_manifest(name).await.map_err(|error| error.context(format!("open {reference}")))?;
+    let opening =
+        index::Opening { source, reference: reference.to_owned(), view: view.clone(), above: Vec::new() };
+    opening.choose(named.clone(), named, manifest).await
+}

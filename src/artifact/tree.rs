@@ -13,7 +13,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::archive::Archive;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest};
 use crate::store::Source;
@@ -160,13 +159,6 @@ pub enum Content {
         /// Where in it the file begins: 0, or where a member of an uncompressed tar lies.
         offset: u64,
     },
-    /// The bytes `offset .. offset + file.size` of what a compressed layer holds when decompressed.
-    Packed {
-        /// The layer, with the places where decompression can begin.
-        archive: Arc<Archive>,
-        /// Where in the decompressed bytes the file begins.
-        offset: u64,
-    },
 }
 
 /// A symbolic link.
@@ -201,10 +193,9 @@ pub async fn walk(root: &Node, path: &[u8]) -> Result<Node> {
         let Node::Folder(folder) = &node else {
             return Err(Error::new(ErrorKind::Invalid, format!("{:?}: not a folder on the way", shown())));
         };
-        node = folder
-            .lookup(name)
-            .await?
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{:?}: no such file in the artifact", shown())))?;
+        node = folder.lookup(name).await?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("{:?}: no such file in the artifact", shown()))
+        })?;
     }
     Ok(node)
 }

@@ -1,0 +1,23 @@
+//! The verbs: free functions over stores.
+//!
+//! They speak to whoever watches only through [`Progress`].
+
+use crate::oci::Descriptor;
+
+/// Who watches a verb at work. Called from several tasks at once; must be quick. `()` watches nothing.
+pub trait Progress: Send + Sync {
+    /// The transfer of `what` begins; `name` is its path or media type.
+    fn started(&self, _what: &Descriptor, _name: &str) {}
+    /// So many more bytes of it are here.
+    fn advanced(&self, _what: &Descriptor, _bytes: u64) {}
+    /// It is being looked into: a manifest read, a folder unpacked.
+    fn processing(&self, _what: &Descriptor, _name: &str) {}
+    /// It is here, whole and checked.
+    fn finished(&self, _what: &Descriptor, _name: &str) {}
+    /// The same content came under another name and was copied from there.
+    fn restored(&self, _what: &Descriptor, _name: &str) {}
+    /// It was here already, or is not wanted.
+    fn skipped(&self, _what: &Descriptor, _name: &str) {}
+}
+
+impl Progress for () {}
