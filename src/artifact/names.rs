@@ -17,6 +17,8 @@ pub struct Clean {
     pub components: Vec<FileName>,
     /// What was changed beyond spelling, for a warning.
     pub change: Option<&'static str>,
+    /// Whether the path as it was written leads outside: absolute, or up with `..`.
+    pub escapes: bool,
 }
 
 /// Cleans a path from a manifest or an archive. `Err` says why there is no safe way to read it.
@@ -32,12 +34,14 @@ pub fn clean(raw: &[u8]) -> Result<Clean, &'static str> {
         return Err("the path is longer than 4096 bytes");
     }
     let mut components: Vec<FileName> = Vec::new();
-    let mut change = raw.starts_with(b"/").then_some("the leading \"/\" was removed");
+    let mut escapes = raw.starts_with(b"/");
+    let mut change = escapes.then_some("the leading \"/\" was removed");
     for part in raw.split(|byte| *byte == b'/') {
         match part {
             b"" | b"." => {}
             b".." => {
                 if components.pop().is_none() {
+                    escapes = true;
                     change = Some("\"..\" that would lead outside was dropped");
                 }
             }
@@ -51,7 +55,7 @@ pub fn clean(raw: &[u8]) -> Result<Clean, &'static str> {
     if components.len() > MAX_DEPTH {
         return Err("it is deeper than 256 folders");
     }
-    Ok(Clean { components, change })
+    Ok(Clean { components, change, escapes })
 }
 
 /// One safe name out of any text: for folders named after platforms, references, types.

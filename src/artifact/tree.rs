@@ -94,7 +94,13 @@ pub trait Folder: Send + Sync {
         IMMUTABLE
     }
 
-    /// What this folder is in a registry (`user.oci.*`): the digest of an artifact's root, for one.
+    /// What an explicit entry says of the folder itself, which for a directory layer is known only after
+    /// looking into it; [`attributes`](Self::attributes) stays the same all the time.
+    async fn own_attributes(&self) -> Result<Attributes> {
+        Ok(self.attributes())
+    }
+
+    /// What this folder is in a registry (`user.oci.*`): an artifact's manifest, a directory's layer.
     fn origin(&self) -> Option<&Descriptor> {
         None
     }
@@ -143,6 +149,25 @@ pub struct File {
     pub content: Content,
     /// The layer it is, or the layer it is a member of. `None` for files we make (`manifest.json`, …).
     pub layer: Option<Arc<Descriptor>>,
+}
+
+impl File {
+    /// The layer this file is, byte for byte; `None` for members of a layer and files we make.
+    pub fn whole_layer(&self) -> Option<&Arc<Descriptor>> {
+        let layer = self.layer.as_ref().filter(|layer| layer.size == self.size)?;
+        match &self.content {
+            Content::Inline(bytes) => layer.digest.matches(bytes).then_some(layer),
+            Content::Blob { offset, .. } => (*offset == 0).then_some(layer),
+        }
+    }
+
+    /// Where its bytes begin in the blob or archive that holds them: reading in this order reads once through.
+    pub fn position(&self) -> u64 {
+        match &self.content {
+            Content::Inline(_) => 0,
+            Content::Blob { offset, .. } => *offset,
+        }
+    }
 }
 
 /// Where a file's bytes are.

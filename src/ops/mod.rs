@@ -2,7 +2,13 @@
 //!
 //! They speak to whoever watches only through [`Progress`].
 
+mod output;
+pub mod pull;
+mod transfer;
+
 use crate::oci::Descriptor;
+
+pub use pull::{PullOptions, Pulled, PulledFile, pull};
 
 /// Who watches a verb at work. Called from several tasks at once; must be quick. `()` watches nothing.
 pub trait Progress: Send + Sync {
