@@ -7,7 +7,7 @@
 //! - [`error`]: what went wrong, what was being done, why
 //! - [`oci`]: the words: digests, references, descriptors, manifests
 //! - [`store`]: where content lives: the two traits everything meets at, memory, OCI layout folders
-//! - `registry`: a store over HTTP
+//! - [`registry`]: a store over HTTP
 //! - `cache`: a store in front of a store, remembering bytes by digest
 //! - [`artifact`]: files ⇄ manifests: trees, archives
 //! - [`ops`]: the verbs, free functions over stores
@@ -18,6 +18,7 @@ pub mod artifact;
 pub mod error;
 pub mod oci;
 pub mod ops;
+pub mod registry;
 pub mod store;
 
 pub use error::{Error, ErrorKind, Result};

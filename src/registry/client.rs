@@ -1,0 +1,247 @@
+//! One request to a registry, with everything it takes to have it answered: retries and redirects.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::http::{
+    Answer, Call, HeaderMap, HeaderName, HeaderValue, Http, Method, StatusCode, To, header, host_of,
+};
+use super::origin::Origin;
+use super::profile::Profile;
+use super::redirect::{self, MOST_HOPS};
+use super::retry::{Again, Failure, Gates, Patience, retry_after};
+use super::settings::Settings;
+use super::tls::Tls;
+use super::wire_error::Complaint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::oci::reference::Host;
+use url::Url;
+
+/// What is asked of the registry.
+pub(super) struct Ask<'a> {
+    pub(super) method: Method,
+    /// Path and query, beginning with `/v2/`.
+    pub(super) path: &'a str,
+    pub(super) accept: Option<&'static str>,
+    pub(super) range: Option<Range<u64>>,
+}
+
+impl<'a> Ask<'a> {
+    /// A plain GET.
+    pub(super) fn get(path: &'a str) -> Self {
+        Self { method: Method::GET, path, accept: None, range: None }
+    }
+}
+
+/// One registry's connections and everything learnt about it.
+pub(super) struct Client {
+    host: Host,
+    origin: Origin,
+    http: Http,
+    /// The person's own headers, for the registry's origin only.
+    headers: HeaderMap,
+    insecure: bool,
+    gates: Gates,
+    deadline: Duration,
+    pub(super) profile: Profile,
+}
+
+impl Client {
+    pub(super) fn new(host: &Host, settings: &Settings) -> Result<Self> {
+        Ok(Self {
+            host: host.clone(),
+            origin: Origin::new(host, settings.plain_http)?,
+            http: Http::new(Tls::load(host, settings)?, addresses(settings)),
+            headers: own_headers(settings)?,
+            insecure: settings.insecure,
+            gates: Gates::default(),
+            deadline: settings.deadline,
+            profile: Profile::default(),
+        })
+    }
+
+    /// The registry as people name it.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Patience for one piece of work.
+    pub(super) fn patience(&self) -> Patience {
+        Patience::new(self.deadline)
+    }
+
+    /// Whether this is a registry that lets us in.
+    pub(super) async fn ping(&self) -> Result<()> {
+        let mut patience = self.patience();
+        let answer = self.send(&Ask::get("/v2/"), &mut patience).await?;
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        Err(self.error(answer, &mut patience).await)
+    }
+
+    /// Sends until there is an answer that another try would not change, or patience ends.
+    pub(super) async fn send(&self, ask: &Ask<'_>, patience: &mut Patience) -> Result<Answer> {
+        loop {
+            match self.attempt(ask, patience).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => patience.pause(failure).await?,
+            }
+        }
+    }
+
+    /// Like [`send`](Self::send), and reads a successful answer's whole body.
+    pub(super) async fn send_for_body(
+        &self,
+        ask: &Ask<'_>,
+        limit: u64,
+        patience: &mut Patience,
+    ) -> Result<Result<(HeaderMap, bytes::Bytes), Complaint>> {
+        loop {
+            let answer = self.send(ask, patience).await?;
+            if answer.status() != StatusCode::OK {
+                return Ok(Err(Complaint::read(answer, patience).await));
+            }
+            let headers = answer.headers().clone();
+            match answer.body(limit, patience).await {
+                Ok(body) => return Ok(Ok((headers, body))),
+                Err(failure) => patience.pause(failure).await?,
+            }
+        }
+    }
+
+    /// One try: redirects are followed, passing trouble is a failure to be tried again.
+    pub(super) async fn attempt(&self, ask: &Ask<'_>, patience: &mut Patience) -> Result<Answer, Failure> {
+        let base = self.origin.url().await?;
+        let url = base
+            .join(ask.path)
+            .map_err(|error| Error::with_source(ErrorKind::Invalid, format!("{:?}", ask.path), error))?;
+        let answer = self.travel(ask, url, patience).await?;
+        self.unless_passing(answer, patience).await
+    }
+
+    /// One try at an address the registry redirected to earlier.
+    pub(super) async fn attempt_at(
+        &self,
+        url: &Url,
+        range: Option<Range<u64>>,
+        patience: &mut Patience,
+    ) -> Result<Answer, Failure> {
+        let ask = Ask { method: Method::GET, path: "", accept: None, range };
+        let answer = self.travel(&ask, url.clone(), patience).await?;
+        self.unless_passing(answer, patience).await
+    }
+
+    /// Follows redirects to the answer at their end. What is the registry's own (credentials, the person's headers,
+    /// the client certificate) is sent to its origin only.
+    async fn travel(&self, ask: &Ask<'_>, start: Url, patience: &mut Patience) -> Result<Answer, Failure> {
+        let home = self.origin.url().await?.origin();
+        let mut url = start;
+        for _ in 0..=MOST_HOPS {
+            let to = if url.origin() == home { To::Registry } else { To::Elsewhere };
+            self.gates.pass(&host_of(&url), patience).await?;
+            let call = Call {
+                to,
+                method: ask.method.clone(),
+                url: &url,
+                headers: self.headers_for(ask, to),
+                form: None,
+            };
+            let answer = self.http.call(call, patience).await?;
+            let location = match answer.status().as_u16() {
+                301 | 302 | 303 | 307 | 308 => answer.header(header::LOCATION).map(str::to_owned),
+                _ => None,
+            };
+            let Some(location) = location else { return Ok(answer) };
+            let next = redirect::follow(&url, &location, self.insecure)?;
+            let _ = answer.complaint(patience).await;
+            url = next;
+        }
+        Err(Failure::last(Error::new(
+            ErrorKind::Unavailable,
+            format!("{} redirects in a circle (more than {MOST_HOPS} times)", self.host),
+        )))
+    }
+
+    fn headers_for(&self, ask: &Ask<'_>, to: To) -> HeaderMap {
+        let mut headers = if to == To::Registry { self.headers.clone() } else { HeaderMap::new() };
+        // Ranges of a compressed form would be ranges of something else.
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(accept) = ask.accept {
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        }
+        if let Some(range) = &ask.range
+            && let Ok(value) =
+                HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))
+        {
+            headers.insert(header::RANGE, value);
+        }
+        headers
+    }
+
+    /// The answer, unless it only says that now is a bad time.
+    async fn unless_passing(&self, answer: Answer, patience: &mut Patience) -> Result<Answer, Failure> {
+        let status = answer.status().as_u16();
+        if !matches!(status, 408 | 425 | 429 | 499 | 500 | 502 | 503 | 504 | 520..=524) {
+            return Ok(answer);
+        }
+        let host = host_of(answer.url());
+        let named = answer.header(header::RETRY_AFTER).and_then(retry_after);
+        let remaining = answer.header(HeaderName::from_static("ratelimit-remaining")).map(str::to_owned);
+        if status == 429
+            && let Some(pause) = named
+        {
+            self.gates.close(&host, pause);
+        }
+        let mut error = Complaint::read(answer, patience).await.into_error();
+        if let Some(remaining) = remaining {
+            error = error.context(format!("{host} limits requests (ratelimit-remaining: {remaining})"));
+        }
+        // A closed gate does the waiting for everybody; without one the pause is ours alone.
+        Err(Failure { error, again: Again::Later(named) })
+    }
+
+    /// The error an unwanted answer amounts to, with what a person can do about it.
+    pub(super) async fn error(&self, answer: Answer, patience: &mut Patience) -> Error {
+        let complaint = Complaint::read(answer, patience).await;
+        self.advise(complaint)
+    }
+
+    /// The error a complaint amounts to, with what a person can do about it.
+    pub(super) fn advise(&self, complaint: Complaint) -> Error {
+        let error = complaint.into_error();
+        match error.kind() {
+            ErrorKind::Unauthorized => error.context(format!(
+                "{host} does not let us in; log in with \"artifs login {host}\"",
+                host = self.host
+            )),
+            ErrorKind::Denied => error.context(format!("{} denies access", self.host)),
+            _ => error,
+        }
+    }
+}
+
+/// `--resolve` by domain. The port an address is asked for is the URL's, so a rule that changes it only
+/// reaches hosts named without one; rules for another port of the same name come second.
+fn addresses(settings: &Settings) -> Vec<(String, SocketAddr)> {
+    let mut addresses: Vec<(String, SocketAddr)> = Vec::new();
+    for rule in &settings.resolve {
+        if !addresses.iter().any(|(host, _)| *host == rule.host) {
+            addresses.push((rule.host.clone(), rule.address));
+        }
+    }
+    addresses
+}
+
+fn own_headers(settings: &Settings) -> Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &settings.headers {
+        let invalid = || Error::new(ErrorKind::Invalid, format!("invalid header: {name:?}"));
+        let name = HeaderName::try_from(name.trim()).map_err(|_| invalid())?;
+        let mut value = HeaderValue::try_from(value.as_str()).map_err(|_| invalid())?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
