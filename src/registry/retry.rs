@@ -114,6 +114,14 @@ impl Patience {
 
     /// Waits as long as the failure asks for before the next try, or gives up with its error.
     pub(super) async fn pause(&mut self, failure: Failure) -> Result<()> {
+        let pause = self.pause_after(failure)?;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    fn pause_after(&mut self, failure: Failure) -> Result<Duration> {
         if self.since_failure >= PROGRESS {
             self.tries = 0;
             self.stale = 0;
@@ -123,7 +131,7 @@ impl Patience {
             Again::No => return Err(failure.error),
             Again::Now if self.stale < STALE_TRIES && !self.left().is_zero() => {
                 self.stale += 1;
-                return Ok(());
+                return Ok(Duration::ZERO);
             }
             Again::Now => return Err(failure.error),
             Again::Soon => (CONNECT_TRIES, None),
@@ -146,8 +154,7 @@ impl Patience {
         tracing::debug!(error = %failure.error, ?pause, "trying again");
         self.tries += 1;
         self.waited += pause;
-        tokio::time::sleep(pause).await;
-        Ok(())
+        Ok(pause)
     }
 }
 
@@ -222,8 +229,8 @@ mod tests {
         assert_eq!(retry_after("-1"), None);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_trickle_is_not_progress_and_a_stream_is() {
+    #[test]
+    fn a_trickle_is_not_progress_and_a_stream_is() {
         let mut patience = Patience::new(Duration::from_secs(10));
         for _ in 0..100 {
             patience.waited += Duration::from_secs(1);
@@ -237,29 +244,29 @@ mod tests {
         assert_eq!(patience.left(), Duration::ZERO);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn tries_are_counted_and_progress_forgives_them() {
+    #[test]
+    fn tries_are_counted_and_progress_forgives_them() {
         let failure = || Failure { error: Error::new(ErrorKind::Unavailable, "x"), again: Again::later() };
         let mut patience = Patience::new(Duration::from_secs(3600));
         for _ in 0..TRIES {
-            patience.pause(failure()).await.unwrap();
+            patience.pause_after(failure()).unwrap();
         }
         patience.gained(PROGRESS);
-        patience.pause(failure()).await.unwrap();
+        patience.pause_after(failure()).unwrap();
         for _ in 1..TRIES {
-            patience.pause(failure()).await.unwrap();
+            patience.pause_after(failure()).unwrap();
         }
-        assert!(patience.pause(failure()).await.is_err());
+        assert!(patience.pause_after(failure()).is_err());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_beyond_the_deadline_is_refused_at_once() {
+    #[test]
+    fn a_wait_beyond_the_deadline_is_refused_at_once() {
         let mut patience = Patience::new(Duration::from_secs(60));
         let failure = Failure {
             error: Error::new(ErrorKind::RateLimited, "too many requests"),
             again: Again::Later(Some(Duration::from_secs(3600))),
         };
-        let error = patience.pause(failure).await.unwrap_err();
+        let error = patience.pause_after(failure).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::RateLimited);
         assert!(error.to_string().contains("3600 s"), "{error}");
     }
