@@ -12,10 +12,11 @@
 //! - [`artifact`]: files ⇄ manifests: trees, archives
 //! - [`ops`]: the verbs, free functions over stores
 //! - `mount`: the filesystem
-//! - `location`: from what a person typed to stacked stores
+//! - [`location`]: from what a person typed to stacked stores
 
 pub mod artifact;
 pub mod error;
+pub mod location;
 pub mod oci;
 pub mod ops;
 pub mod registry;
