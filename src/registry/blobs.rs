@@ -242,7 +242,7 @@ impl Reading {
             Some(url) => shelf.client().attempt_at(url, range.clone(), &mut self.patience).await,
             None => {
                 let path = shelf.path(&format!("blobs/{}", self.digest));
-                let ask = Ask { range: range.clone(), ..Ask::get(&path) };
+                let ask = Ask { range: range.clone(), ..Ask::get(&path, shelf.scope()) };
                 shelf.client().attempt(&ask, &mut self.patience).await
             }
         };

@@ -1,9 +1,10 @@
-//! One request to a registry, with everything it takes to have it answered: retries and redirects.
+//! One request to a registry, with everything it takes to have it answered: credentials, redirects, retries.
 
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::auth::{Auth, Scope, Turns};
 use super::http::{
     Answer, Call, HeaderMap, HeaderName, HeaderValue, Http, Method, StatusCode, To, header, host_of,
 };
@@ -25,13 +26,25 @@ pub(super) struct Ask<'a> {
     pub(super) path: &'a str,
     pub(super) accept: Option<&'static str>,
     pub(super) range: Option<Range<u64>>,
+    /// What it takes to be allowed to.
+    pub(super) scope: &'a Scope,
 }
 
 impl<'a> Ask<'a> {
     /// A plain GET.
-    pub(super) fn get(path: &'a str) -> Self {
-        Self { method: Method::GET, path, accept: None, range: None }
+    pub(super) fn get(path: &'a str, scope: &'a Scope) -> Self {
+        Self { method: Method::GET, path, accept: None, range: None, scope }
     }
+}
+
+/// What goes out at one address after another.
+struct Journey<'a> {
+    method: Method,
+    accept: Option<&'static str>,
+    range: Option<Range<u64>>,
+    /// Goes to the first address's origin, and no further.
+    authorization: Option<HeaderValue>,
+    form: Option<&'a [(&'a str, &'a str)]>,
 }
 
 /// One registry's connections and everything learnt about it.
@@ -41,7 +54,8 @@ pub(super) struct Client {
     http: Http,
     /// The person's own headers, for the registry's origin only.
     headers: HeaderMap,
-    insecure: bool,
+    pub(super) auth: Auth,
+    pub(super) insecure: bool,
     gates: Gates,
     deadline: Duration,
     pub(super) profile: Profile,
@@ -54,6 +68,7 @@ impl Client {
             origin: Origin::new(host, settings.plain_http)?,
             http: Http::new(Tls::load(host, settings)?, addresses(settings)),
             headers: own_headers(settings)?,
+            auth: Auth::new(host, settings),
             insecure: settings.insecure,
             gates: Gates::default(),
             deadline: settings.deadline,
@@ -74,7 +89,7 @@ impl Client {
     /// Whether this is a registry that lets us in.
     pub(super) async fn ping(&self) -> Result<()> {
         let mut patience = self.patience();
-        let answer = self.send(&Ask::get("/v2/"), &mut patience).await?;
+        let answer = self.send(&Ask::get("/v2/", &Scope::Registry), &mut patience).await?;
         if answer.status().is_success() {
             return Ok(());
         }
@@ -111,13 +126,25 @@ impl Client {
         }
     }
 
-    /// One try: redirects are followed, passing trouble is a failure to be tried again.
+    /// One try: refusals are answered, redirects followed; passing trouble is a failure to be tried again.
     pub(super) async fn attempt(&self, ask: &Ask<'_>, patience: &mut Patience) -> Result<Answer, Failure> {
-        let base = self.origin.url().await?;
-        let url = base
-            .join(ask.path)
-            .map_err(|error| Error::with_source(ErrorKind::Invalid, format!("{:?}", ask.path), error))?;
-        let answer = self.travel(ask, url, patience).await?;
+        let mut authorization = self.authorization(ask.scope, patience).await?;
+        let mut turns = Turns::default();
+        loop {
+            let used = authorization.take();
+            let answer =
+                self.travel(self.url(ask.path).await?, &journey(ask, used.clone()), patience).await?;
+            let refused = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            if !refused || !answer.is_from_registry() {
+                return self.unless_passing(answer, patience).await;
+            }
+            authorization = self.answer_refusal(ask.scope, answer, used, &mut turns, patience).await?;
+        }
+    }
+
+    /// One try without credentials; a refusal is an answer.
+    pub(super) async fn bare(&self, ask: &Ask<'_>, patience: &mut Patience) -> Result<Answer, Failure> {
+        let answer = self.travel(self.url(ask.path).await?, &journey(ask, None), patience).await?;
         self.unless_passing(answer, patience).await
     }
 
@@ -128,27 +155,52 @@ impl Client {
         range: Option<Range<u64>>,
         patience: &mut Patience,
     ) -> Result<Answer, Failure> {
-        let ask = Ask { method: Method::GET, path: "", accept: None, range };
-        let answer = self.travel(&ask, url.clone(), patience).await?;
+        let journey = Journey { method: Method::GET, accept: None, range, authorization: None, form: None };
+        let answer = self.travel(url.clone(), &journey, patience).await?;
         self.unless_passing(answer, patience).await
     }
 
-    /// Follows redirects to the answer at their end. What is the registry's own (credentials, the person's headers,
-    /// the client certificate) is sent to its origin only.
-    async fn travel(&self, ask: &Ask<'_>, start: Url, patience: &mut Patience) -> Result<Answer, Failure> {
-        let home = self.origin.url().await?.origin();
+    /// One try at a token service.
+    pub(super) async fn ask_token_service(
+        &self,
+        url: Url,
+        authorization: Option<HeaderValue>,
+        form: Option<&[(&str, &str)]>,
+        patience: &mut Patience,
+    ) -> Result<Answer, Failure> {
+        let method = if form.is_some() { Method::POST } else { Method::GET };
+        let journey = Journey { method, accept: None, range: None, authorization, form };
+        let answer = self.travel(url, &journey, patience).await?;
+        self.unless_passing(answer, patience).await
+    }
+
+    async fn url(&self, path: &str) -> Result<Url, Failure> {
+        let invalid = |error| Error::with_source(ErrorKind::Invalid, format!("{path:?}"), error);
+        Ok(self.origin.url().await?.join(path).map_err(invalid)?)
+    }
+
+    /// Follows redirects to the answer at their end. The authorization goes to the origin of the start only, what else is
+    /// the registry's own (the person's headers, the client certificate) to the registry's origin only.
+    async fn travel(
+        &self,
+        start: Url,
+        journey: &Journey<'_>,
+        patience: &mut Patience,
+    ) -> Result<Answer, Failure> {
+        let registry = self.origin.url().await?.origin();
+        let home = start.origin();
         let mut url = start;
-        for _ in 0..=MOST_HOPS {
-            let to = if url.origin() == home { To::Registry } else { To::Elsewhere };
+        for hop in 0..=MOST_HOPS {
+            let to = if url.origin() == registry { To::Registry } else { To::Elsewhere };
             self.gates.pass(&host_of(&url), patience).await?;
-            let call = Call {
-                to,
-                method: ask.method.clone(),
-                url: &url,
-                headers: self.headers_for(ask, to),
-                form: None,
-            };
-            let answer = self.http.call(call, patience).await?;
+            let mut headers = self.headers_for(journey, to);
+            if let Some(authorization) = journey.authorization.as_ref().filter(|_| url.origin() == home) {
+                headers.insert(header::AUTHORIZATION, authorization.clone());
+            }
+            // What a form holds is secret: it is never sent on.
+            let form = journey.form.filter(|_| hop == 0);
+            let method = if journey.form.is_some() && hop > 0 { Method::GET } else { journey.method.clone() };
+            let answer = self.http.call(Call { to, method, url: &url, headers, form }, patience).await?;
             let location = match answer.status().as_u16() {
                 301 | 302 | 303 | 307 | 308 => answer.header(header::LOCATION).map(str::to_owned),
                 _ => None,
@@ -164,14 +216,14 @@ impl Client {
         )))
     }
 
-    fn headers_for(&self, ask: &Ask<'_>, to: To) -> HeaderMap {
+    fn headers_for(&self, journey: &Journey<'_>, to: To) -> HeaderMap {
         let mut headers = if to == To::Registry { self.headers.clone() } else { HeaderMap::new() };
         // Ranges of a compressed form would be ranges of something else.
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Some(accept) = ask.accept {
+        if let Some(accept) = journey.accept {
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         }
-        if let Some(range) = &ask.range
+        if let Some(range) = &journey.range
             && let Ok(value) =
                 HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))
         {
@@ -212,13 +264,19 @@ impl Client {
     pub(super) fn advise(&self, complaint: Complaint) -> Error {
         let error = complaint.into_error();
         match error.kind() {
-            ErrorKind::Unauthorized => error.context(format!(
-                "{host} does not let us in; log in with \"artifs login {host}\"",
-                host = self.host
-            )),
             ErrorKind::Denied => error.context(format!("{} denies access", self.host)),
             _ => error,
         }
+    }
+}
+
+fn journey<'a>(ask: &Ask<'_>, authorization: Option<HeaderValue>) -> Journey<'a> {
+    Journey {
+        method: ask.method.clone(),
+        accept: ask.accept,
+        range: ask.range.clone(),
+        authorization,
+        form: None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use lru::LruCache;
 
+use super::auth::Scope;
 use super::blobs::Addresses;
 use super::client::{Ask, Client};
 use super::http::{HeaderMap, HeaderName, Method, StatusCode, header};
@@ -23,6 +24,7 @@ const LONGEST_REMEMBERED: usize = 256 << 10;
 pub(super) struct Shelf {
     client: Arc<Client>,
     repository: oci::Repository,
+    scope: Scope,
     remembered: Mutex<LruCache<Digest, (String, Bytes)>>,
     pub(super) addresses: Addresses,
 }
@@ -31,6 +33,7 @@ impl Shelf {
     pub(super) fn new(client: Arc<Client>, repository: oci::Repository) -> Self {
         Self {
             client,
+            scope: Scope::Pull(repository.path.as_str().into()),
             repository,
             remembered: Mutex::new(LruCache::new(REMEMBERED)),
             addresses: Addresses::default(),
@@ -39,6 +42,11 @@ impl Shelf {
 
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// What reading this repository takes.
+    pub(super) fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// The repository as people name it.
@@ -67,18 +75,22 @@ impl Shelf {
             return Ok(descriptor);
         }
         let path = self.path(&format!("manifests/{name}"));
-        let ask = Ask { method: Method::HEAD, accept: Some(media_type::ACCEPT_MANIFESTS), ..Ask::get(&path) };
+        let ask = Ask {
+            method: Method::HEAD,
+            accept: Some(media_type::ACCEPT_MANIFESTS),
+            ..Ask::get(&path, &self.scope)
+        };
         let mut patience = self.client.patience();
-        let answer = self
-            .client
-            .send(&ask, &mut patience)
-            .await
-            .doing(|| format!("resolve {}", self.full_name(name)))?;
-        if answer.status() == StatusCode::NOT_FOUND {
-            return Err(self.not_found(name));
-        }
-        let told = answer.status() == StatusCode::OK && answer.encoding().is_none();
-        if told
+        let answer = match self.client.send(&ask, &mut patience).await {
+            Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return Err(self.not_found(name)),
+            Ok(answer) => {
+                Some(answer).filter(|answer| answer.status() == StatusCode::OK && answer.encoding().is_none())
+            }
+            // HEAD says no more than the status; GET answers with a body that says why.
+            Err(error) if matches!(error.kind(), ErrorKind::Unauthorized | ErrorKind::Denied) => None,
+            Err(error) => return Err(error.context(format!("resolve {}", self.full_name(name)))),
+        };
+        if let Some(answer) = answer
             && let Some(size) = answer.length()
             && let Some(media_type) = manifest_type(answer.headers())
             && let Some(digest) = match name {
@@ -88,7 +100,6 @@ impl Shelf {
         {
             return Ok(Descriptor::new(media_type, digest, size));
         }
-        // Refused or silent: GET answers with a body that says why, or with the manifest itself.
         Ok(self.manifest(name, MANIFEST_LIMIT).await?.0)
     }
 
@@ -102,7 +113,7 @@ impl Shelf {
 
     async fn get(&self, name: &Name, limit: u64) -> Result<(Descriptor, Bytes)> {
         let path = self.path(&format!("manifests/{name}"));
-        let ask = Ask { accept: Some(media_type::ACCEPT_MANIFESTS), ..Ask::get(&path) };
+        let ask = Ask { accept: Some(media_type::ACCEPT_MANIFESTS), ..Ask::get(&path, &self.scope) };
         let mut patience = self.client.patience();
         let (headers, body) = match self.client.send_for_body(&ask, limit, &mut patience).await? {
             Ok(answer) => answer,

@@ -4,8 +4,11 @@
 //! through `client` (credentials, redirects, retries) to `http` (the wire). What this registry turned out to
 //! be able to do is remembered in `profile`.
 
+mod auth;
 mod blobs;
+mod challenge;
 mod client;
+pub mod credentials;
 mod http;
 mod manifests;
 mod origin;
@@ -17,6 +20,7 @@ mod retry;
 mod settings;
 mod tags;
 mod tls;
+mod token;
 mod wire_error;
 
 use std::ops::Range;

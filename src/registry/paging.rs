@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use super::auth::Scope;
 use super::client::{Ask, Client};
 use super::http::{HeaderMap, header};
 use super::wire_error::Complaint;
@@ -21,12 +22,13 @@ pub(super) struct Pages<'a> {
     next: Option<String>,
     seen: HashSet<String>,
     accept: Option<&'static str>,
+    scope: Scope,
 }
 
 impl<'a> Pages<'a> {
     /// A walk that begins at `path`.
-    pub(super) fn new(client: &'a Client, path: String, accept: Option<&'static str>) -> Self {
-        Self { client, next: Some(path), seen: HashSet::new(), accept }
+    pub(super) fn new(client: &'a Client, path: String, accept: Option<&'static str>, scope: Scope) -> Self {
+        Self { client, next: Some(path), seen: HashSet::new(), accept, scope }
     }
 
     /// The next page, or the registry's complaint; `None` at the end.
@@ -41,7 +43,7 @@ impl<'a> Pages<'a> {
             ));
         }
         self.seen.insert(path.clone());
-        let ask = Ask { accept: self.accept, ..Ask::get(&path) };
+        let ask = Ask { accept: self.accept, ..Ask::get(&path, &self.scope) };
         let mut patience = self.client.patience();
         let (headers, body) = match self.client.send_for_body(&ask, PAGE_LIMIT, &mut patience).await? {
             Ok(page) => page,

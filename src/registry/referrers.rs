@@ -40,7 +40,7 @@ impl Shelf {
             let wanted: String = url::form_urlencoded::byte_serialize(wanted.as_bytes()).collect();
             path = format!("{path}?artifactType={wanted}");
         }
-        let mut pages = Pages::new(self.client(), path, Some(media_type::IMAGE_INDEX));
+        let mut pages = Pages::new(self.client(), path, Some(media_type::IMAGE_INDEX), self.scope().clone());
         let mut referrers = Vec::new();
         loop {
             let (headers, page) = match pages.next::<serde_json::Value>().await {

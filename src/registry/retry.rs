@@ -102,6 +102,13 @@ impl Patience {
         })
     }
 
+    /// Waits for a while because waiting is known to help.
+    pub(super) async fn rest(&mut self, pause: Duration) {
+        let pause = pause.min(self.left());
+        self.waited += pause;
+        tokio::time::sleep(pause).await;
+    }
+
     /// Bytes arrived. Faster than the slowest rate we accept, they buy new patience.
     pub(super) fn gained(&mut self, bytes: u64) {
         self.gained += bytes;

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use url::form_urlencoded;
 
+use super::auth::Scope;
 use super::client::Client;
 use super::http::StatusCode;
 use super::manifests::Shelf;
@@ -39,7 +40,8 @@ impl Shelf {
     }
 
     async fn tag_pages(&self, last: Option<&str>) -> Result<Vec<Tag>> {
-        let mut pages = Pages::new(self.client(), after(self.path("tags/list"), last), None);
+        let mut pages =
+            Pages::new(self.client(), after(self.path("tags/list"), last), None, self.scope().clone());
         let mut tags = Vec::new();
         let mut seen = std::collections::HashSet::new();
         while let Some(page) = pages.next::<TagPage>().await? {
@@ -63,11 +65,16 @@ impl Shelf {
 
 /// The repositories after `last`, in the registry's order, each once.
 pub(super) async fn repositories(client: &Client, last: Option<&str>) -> Result<Vec<String>> {
-    catalog(client, last).await.doing(|| format!("list the repositories of {}", client.host()))
+    let listed = catalog(client, last).await.map_err(|error| match error.kind() {
+        // Public registries refuse everybody here: they list nothing, whoever asks.
+        ErrorKind::Unauthorized => Error::with_source(ErrorKind::Denied, "not allowed", error),
+        _ => error,
+    });
+    listed.doing(|| format!("list the repositories of {}", client.host()))
 }
 
 async fn catalog(client: &Client, last: Option<&str>) -> Result<Vec<String>> {
-    let mut pages = Pages::new(client, after("/v2/_catalog".into(), last), None);
+    let mut pages = Pages::new(client, after("/v2/_catalog".into(), last), None, Scope::Catalog);
     let mut repositories = Vec::new();
     let mut seen = std::collections::HashSet::new();
     while let Some(page) = pages.next::<CatalogPage>().await? {
@@ -81,16 +88,7 @@ async fn catalog(client: &Client, last: Option<&str>) -> Result<Vec<String>> {
                     format!("{} does not list its repositories", client.host()),
                 ));
             }
-            Err(complaint) => {
-                let error = client.advise(complaint);
-                // Public registries answer 401 to everybody here: they list nothing, whoever asks.
-                let refused = error.kind() == ErrorKind::Unauthorized;
-                return Err(if refused {
-                    Error::with_source(ErrorKind::Denied, "not allowed", error)
-                } else {
-                    error
-                });
-            }
+            Err(complaint) => return Err(client.advise(complaint)),
         };
         let before = repositories.len();
         for path in page.repositories.unwrap_or_default() {
