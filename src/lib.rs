@@ -8,13 +8,14 @@
 //! - [`oci`]: the words: digests, references, descriptors, manifests
 //! - [`store`]: where content lives: the two traits everything meets at, memory, OCI layout folders
 //! - [`registry`]: a store over HTTP
-//! - `cache`: a store in front of a store, remembering bytes by digest
+//! - [`cache`]: a store in front of a store, remembering bytes by digest
 //! - [`artifact`]: files ⇄ manifests: trees, archives
 //! - [`ops`]: the verbs, free functions over stores
-//! - `mount`: the filesystem
+//! - [`mount`]: the filesystem
 //! - [`location`]: from what a person typed to stacked stores
 
 pub mod artifact;
+pub mod cache;
 pub mod error;
 pub mod location;
 pub mod oci;
