@@ -18,6 +18,7 @@ pub mod artifact;
 pub mod cache;
 pub mod error;
 pub mod location;
+pub mod mount;
 pub mod oci;
 pub mod ops;
 pub mod registry;

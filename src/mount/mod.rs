@@ -1,0 +1,274 @@
+//! The filesystem: an artifact, a repository or a registry as files.
+//!
+//! - `fuse`: the kernel's side, and the only file that says fuser · `errno`: error kinds as numbers
+//! - `fs`: the filesystem itself · `names`: lookup, attributes, listings · `contents`: open and read
+//! - `inodes`, `handles`: what the kernel remembers, and what it has open
+//! - `catalog`: tags and repositories as folders · `follow`: what a name is pinned to
+//! - `options`, `mountpoint`, `control`: everything around it
+
+mod catalog;
+mod contents;
+mod control;
+mod errno;
+mod follow;
+mod fs;
+mod fuse;
+mod handles;
+mod inodes;
+mod mountpoint;
+mod names;
+mod options;
+mod prefetch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::View;
+use crate::error::{Context as _, Error, ErrorKind, Result};
+use crate::oci::Name;
+use crate::store::{Catalog, Source};
+use follow::{Named, Slots};
+use fs::{Counts, Filesystem, Top};
+
+pub use control::{mounts, unmount};
+pub use mountpoint::is_mounted;
+pub use options::{Options, Verify};
+
+/// What is mounted.
+pub enum Root {
+    /// One artifact: its files are at the root.
+    Artifact {
+        /// The repository it is in.
+        source: Arc<dyn Source>,
+        /// Which one.
+        name: Name,
+        /// How it is shown.
+        view: View,
+    },
+    /// A repository: a folder for each tag.
+    Repository {
+        /// The repository.
+        source: Arc<dyn Source>,
+        /// How its artifacts are shown.
+        view: View,
+    },
+    /// A registry, or the part below a namespace: its repositories, nested, with their tags inside.
+    Catalog {
+        /// The registry.
+        catalog: Arc<dyn Catalog>,
+        /// The path to begin at.
+        namespace: Option<String>,
+        /// How its artifacts are shown.
+        view: View,
+    },
+}
+
+/// What a mount is and did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// What it was asked for as.
+    pub reference: String,
+    /// The manifest shown at the root, if it is one.
+    pub digest: Option<String>,
+    /// The process that answers.
+    pub pid: u32,
+    /// Files that are open.
+    pub open_files: u64,
+    /// Opens so far, and how many of them the kernel reads by itself.
+    pub opens: u64,
+    /// Of these, the ones the kernel reads by itself.
+    pub passed_through: u64,
+    /// Read requests the kernel made; what it had in its page cache it did not ask for.
+    pub reads: u64,
+    /// Bytes they asked for.
+    pub read_bytes: u64,
+    /// Lookups the kernel made.
+    pub lookups: u64,
+    /// Listings the kernel made.
+    pub listings: u64,
+    /// Requests that ended in an error a program could do nothing about.
+    pub failures: u64,
+    /// The last of them.
+    pub last_failure: Option<String>,
+}
+
+/// A running mount. Dropped without [`stop`](Self::stop), it is detached.
+pub struct Mount {
+    running: Arc<Running>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    door: Option<control::Door>,
+}
+
+/// What the control socket and the mount's owner share.
+struct Running {
+    fs: Arc<Filesystem>,
+    mountpoint: PathBuf,
+    reference: String,
+    ended: fuse::Ended,
+}
+
+impl Mount {
+    /// Mounts, and returns once the mount answers. What can be known to fail fails here: a missing tag, a
+    /// registry that refuses, a mountpoint that cannot be one.
+    pub async fn start(root: Root, mut options: Options) -> Result<Self> {
+        options.mountpoint = mountpoint::check(&options.mountpoint)?;
+        let words = options::Words::parse(&options.mount_options)?;
+        let slots = Slots::new(options.follow);
+        let top = top(root, &options.reference, &slots).await?;
+        let owner = (
+            words.uid.unwrap_or_else(|| rustix::process::getuid().as_raw()),
+            words.gid.unwrap_or_else(|| rustix::process::getgid().as_raw()),
+        );
+        let fs = Arc::new(Filesystem {
+            top,
+            inodes: inodes::Inodes::default(),
+            handles: handles::Handles::default(),
+            counts: Counts::default(),
+            owner,
+            deadline: options.deadline,
+            verify: options.verify,
+            passthrough: AtomicBool::new(options.passthrough),
+        });
+        let ended = begin(Arc::clone(&fs), options.clone(), words).await?;
+        let running = Arc::new(Running {
+            fs,
+            mountpoint: options.mountpoint.clone(),
+            reference: options.reference.clone(),
+            ended,
+        });
+        let mut mount = Self { running, tasks: Vec::new(), door: None };
+        mount.answer_first().await?;
+        if options.follow.is_some() {
+            mount.tasks.push(tokio::spawn(slots.keep_following(options.deadline)));
+        }
+        if options.prefetch {
+            mount.tasks.push(tokio::spawn(prefetch::everything(mount.running.fs.top.folder())));
+        }
+        // Without its door a mount still serves; it only cannot be asked.
+        mount.door = control::open(&mount.running)
+            .inspect_err(|error| tracing::warn!(%error, "this mount will not show in artifs status"))
+            .ok();
+        Ok(mount)
+    }
+
+    /// The kernel's first question, answered before anybody is told that the mount is there.
+    async fn answer_first(&self) -> Result<()> {
+        let path = self.running.mountpoint.clone();
+        let first = tokio::task::spawn_blocking(move || {
+            std::fs::metadata(&path).map(|_| mountpoint::read_ahead(&path))
+        });
+        let answered = first.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        answered.doing(|| format!("look into the new mount {}", self.running.mountpoint.display()))
+    }
+
+    /// What it is and did so far.
+    pub fn status(&self) -> Status {
+        self.running.status()
+    }
+
+    /// Unmounts. [`Conflict`](ErrorKind::Conflict) while something in it is in use: then it stays mounted, and
+    /// this may be called again.
+    pub async fn stop(&self) -> Result<()> {
+        self.running.unmount().await?;
+        self.ended().await
+    }
+
+    /// Waits until it was unmounted, by whomever.
+    pub async fn ended(&self) -> Result<()> {
+        self.running.ended().await
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        if !self.running.has_ended() {
+            let _ = mountpoint::take_away(&self.running.mountpoint, true);
+        }
+        self.door.take();
+    }
+}
+
+impl Running {
+    fn status(&self) -> Status {
+        let fs = &self.fs;
+        let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Status {
+            mountpoint: self.mountpoint.clone(),
+            reference: self.reference.clone(),
+            digest: fs.top.folder().origin().map(|origin| origin.digest.to_string()),
+            pid: std::process::id(),
+            open_files: fs.handles.open_files() as u64,
+            opens: of(&fs.counts.opens),
+            passed_through: of(&fs.counts.passed_through),
+            reads: of(&fs.counts.reads),
+            read_bytes: of(&fs.counts.read_bytes),
+            lookups: of(&fs.counts.lookups),
+            listings: of(&fs.counts.listings),
+            failures: of(&fs.counts.failures),
+            last_failure: fs.counts.last_failure(),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    async fn unmount(&self) -> Result<()> {
+        if self.has_ended() {
+            return Ok(());
+        }
+        let path = self.mountpoint.clone();
+        tokio::task::spawn_blocking(move || mountpoint::take_away(&path, false))
+            .await
+            .unwrap_or_else(|error| Err(Error::with_source(ErrorKind::Io, "unmount", error)))
+    }
+
+    async fn ended(&self) -> Result<()> {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(Err(why))) => Err(Error::new(ErrorKind::Io, format!("the mount ended badly: {why}"))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The root folder, after asking whether it can be entered.
+async fn top(root: Root, reference: &str, slots: &Arc<Slots>) -> Result<Top> {
+    match root {
+        Root::Artifact { source, name, view } => {
+            let slot = slots.slot(Named { source, name, reference: reference.to_owned(), view });
+            slot.pin().artifact().await?;
+            Ok(Top::Artifact(slot))
+        }
+        Root::Repository { source, view } => {
+            let base = reference.trim_end_matches('/');
+            let place = catalog::Place::repository(source, base, view, Arc::clone(slots));
+            place.check().await?;
+            Ok(Top::Fixed(Arc::new(place)))
+        }
+        Root::Catalog { catalog, namespace, view } => {
+            let host = reference.split('/').next().unwrap_or(reference);
+            let place =
+                catalog::Repositories::root(catalog, host, namespace.as_deref(), view, Arc::clone(slots))?;
+            place.check().await?;
+            Ok(Top::Fixed(place))
+        }
+    }
+}
+
+/// The mount itself, off the runtime's threads: the kernel's handshake blocks.
+async fn begin(fs: Arc<Filesystem>, options: Options, words: options::Words) -> Result<fuse::Ended> {
+    let path = options.mountpoint.clone();
+    tokio::task::spawn_blocking(move || fuse::start(fs, &options, &words))
+        .await
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        .doing(|| format!("mount at {}", path.display()))
+}
