@@ -1,10 +1,18 @@
 //! From what a person typed to stacked stores; the only place that knows every implementation.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use async_trait::async_trait;
+
+use crate::cache::{self, Cache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::reference::Host;
 use crate::oci::{Name, Reference, Tag};
+use crate::registry::Registry;
+use crate::store::{Catalog, Layout, Source};
+
+pub use crate::registry::{Resolve, Settings as RegistrySettings};
 
 /// A place, before anything is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +66,91 @@ pub fn parse(text: &str, oci_layout: bool) -> Result<Location> {
     }
 }
 
+/// How a verb uses the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheUse {
+    /// Not at all.
+    Off,
+    /// Takes blobs that are complete in it, and adds none: for verbs that put the bytes elsewhere anyway.
+    Read,
+    /// Takes from it and adds to it.
+    #[default]
+    ReadWrite,
+}
+
+/// How places are opened.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// How registries are reached.
+    pub registry: RegistrySettings,
+    /// How the cache is used.
+    pub cache: CacheUse,
+    /// Where the cache is; its usual place if nothing is said.
+    pub cache_dir: Option<PathBuf>,
+    /// How large the cache may grow.
+    pub cache_size: Option<u64>,
+    /// Ask no registry.
+    pub offline: bool,
+}
+
+impl Settings {
+    /// The cache these settings name, opened.
+    pub fn open_cache(&self) -> Result<Cache> {
+        let mut settings = match &self.cache_dir {
+            Some(root) => cache::Settings { root: root.clone(), budget: None },
+            None => cache::Settings::at_default_place()?,
+        };
+        settings.budget = self.cache_size;
+        Cache::open(&settings)
+    }
+}
+
+/// A place, opened.
+pub struct Stack {
+    /// What there is.
+    pub opened: Opened,
+    /// The cache in front of it, if there is one.
+    pub cache: Option<Cache>,
+}
+
+/// What there is at a place.
+#[derive(Clone)]
+pub enum Opened {
+    /// One repository, or an OCI layout.
+    Repository(Arc<dyn Source>),
+    /// A registry, or what lies below a namespace of it.
+    Catalog {
+        /// Its repositories.
+        catalog: Arc<dyn Catalog>,
+        /// The path to begin at.
+        namespace: Option<String>,
+    },
+}
+
 impl Location {
+    /// Stacks the stores that answer for this place. Asks no network.
+    ///
+    /// A registry gets the cache in front of it. A layout is on this machine already and is read as it is.
+    pub fn open(&self, settings: &Settings) -> Result<Stack> {
+        match self {
+            Self::Layout { path, .. } => {
+                let layout: Arc<dyn Source> = Arc::new(Layout::open(path)?);
+                Ok(Stack { opened: Opened::Repository(layout), cache: None })
+            }
+            Self::Repository(reference) => {
+                let shelves = Shelves::open(&reference.repository.host, settings)?;
+                let repository = shelves.repository(&reference.repository.path)?;
+                Ok(Stack { opened: Opened::Repository(repository), cache: shelves.cache })
+            }
+            Self::Registry { host, namespace } => {
+                let shelves = Shelves::open(host, settings)?;
+                let cache = shelves.cache.clone();
+                let opened = Opened::Catalog { catalog: Arc::new(shelves), namespace: namespace.clone() };
+                Ok(Stack { opened, cache })
+            }
+        }
+    }
+
     /// What kind of place this is, as ORAS names it in `Pulled [registry] …`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -74,6 +166,52 @@ impl Location {
             Self::Repository(reference) => reference.name.as_ref(),
             Self::Layout { name, .. } => name.as_ref(),
         }
+    }
+}
+
+/// The repositories of one registry, each with the cache in front of it.
+struct Shelves {
+    host: Host,
+    /// `None`: offline.
+    registry: Option<Registry>,
+    cache: Option<Cache>,
+    fills: bool,
+}
+
+impl Shelves {
+    fn open(host: &Host, settings: &Settings) -> Result<Self> {
+        let cached = settings.cache != CacheUse::Off || settings.offline;
+        Ok(Self {
+            host: host.clone(),
+            registry: if settings.offline { None } else { Some(Registry::new(host, &settings.registry)?) },
+            cache: if cached { Some(settings.open_cache()?) } else { None },
+            fills: settings.cache == CacheUse::ReadWrite,
+        })
+    }
+}
+
+#[async_trait]
+impl Catalog for Shelves {
+    async fn repositories(&self) -> Result<Vec<String>> {
+        match &self.registry {
+            Some(registry) => registry.repositories(None).await,
+            None => Err(Error::new(
+                ErrorKind::Offline,
+                format!("the list of {}'s repositories is not kept, and --offline forbids asking", self.host),
+            )),
+        }
+    }
+
+    fn repository(&self, path: &str) -> Result<Arc<dyn Source>> {
+        let source = match &self.registry {
+            Some(registry) => Some(Arc::new(registry.repository(path)?) as Arc<dyn Source>),
+            None => None,
+        };
+        let Some(cache) = &self.cache else {
+            return source.ok_or_else(|| Error::new(ErrorKind::Offline, "--offline needs the cache"));
+        };
+        let cached = cache.in_front_of(source, &format!("{}/{path}", self.host));
+        Ok(if self.fills { cached } else { cached.without_filling() })
     }
 }
 

@@ -4,8 +4,10 @@
 //! are ORAS's.
 
 mod completion;
+mod display;
 pub(crate) mod failure;
 mod man;
+mod options;
 mod usage;
 mod version;
 

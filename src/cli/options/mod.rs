@@ -1,0 +1,17 @@
+//! Flag groups that several verbs share.
+
+mod cache;
+mod debug;
+mod format;
+mod platform;
+mod remote;
+mod target;
+mod terminal;
+
+pub(crate) use cache::CacheOptions;
+pub(crate) use debug::Debug;
+pub(crate) use format::Format;
+pub(crate) use platform::PlatformOption;
+pub(crate) use remote::Remote;
+pub(crate) use target::{Place, Target};
+pub(crate) use terminal::Terminal;

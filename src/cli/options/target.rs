@@ -1,0 +1,136 @@
+//! What a reference on the command line means: a registry's artifact or an OCI layout's.
+
+use std::path::PathBuf;
+
+use artifs::error::ErrorKind;
+use artifs::location::{self, CacheUse, Location, Opened, Stack};
+use artifs::oci::{Digest, Name, Tag};
+use artifs::store::Source;
+use clap::Args;
+use std::sync::Arc;
+
+use super::{CacheOptions, Remote};
+use crate::cli::failure::{Failure, Result};
+
+/// The flags of verbs that take a reference.
+#[derive(Args, Clone)]
+pub(crate) struct Target {
+    /// set target as an OCI image layout
+    #[arg(long)]
+    pub(crate) oci_layout: bool,
+    /// [Experimental] set the path for the target OCI image layout
+    #[arg(long, value_name = "path", conflicts_with = "oci_layout")]
+    oci_layout_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+/// A reference as typed, and what it means.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// As typed.
+    pub(crate) raw: String,
+    /// What it means.
+    pub(crate) location: Location,
+}
+
+impl Target {
+    /// Reads a reference in the light of the flags.
+    pub(crate) fn place(&self, raw: &str) -> Result<Place> {
+        let location = match &self.oci_layout_path {
+            Some(path) => Location::Layout { path: path.clone(), name: layout_name(raw)? },
+            None => location::parse(raw, self.oci_layout).map_err(bad_reference)?,
+        };
+        if matches!(location, Location::Layout { .. }) && !self.remote.header.is_empty() {
+            return Err(Failure::new("custom header flags cannot be used on an OCI image layout target"));
+        }
+        Ok(Place { raw: raw.to_owned(), location })
+    }
+
+    /// Opens the stores behind a place.
+    pub(crate) fn open(&self, place: &Place, cache: &CacheOptions, using: CacheUse) -> Result<Stack> {
+        let settings = location::Settings {
+            registry: self.remote.settings()?,
+            cache: using,
+            cache_dir: cache.cache_dir.clone(),
+            cache_size: cache.cache_size,
+            offline: cache.offline,
+        };
+        place.location.open(&settings).map_err(|error| place.failed(error))
+    }
+
+    /// Opens the one artifact a place names. `command` is for the words of the error if it names none.
+    pub(crate) fn open_named(
+        &self,
+        place: &Place,
+        command: &str,
+        cache: &CacheOptions,
+        using: CacheUse,
+    ) -> Result<(Arc<dyn Source>, Name)> {
+        let stack = self.open(place, cache, using)?;
+        match (stack.opened, place.location.name()) {
+            (Opened::Repository(source), Some(name)) => Ok((source, name.clone())),
+            (Opened::Repository(_), None) => Err(place.unnamed(command)),
+            (Opened::Catalog { .. }, _) => Err(place.no_repository()),
+        }
+    }
+}
+
+impl Place {
+    /// `[registry] host/repository:tag`, as results name their artifact.
+    pub(crate) fn annotated(&self) -> String {
+        format!("[{}] {}", self.location.kind(), self.raw)
+    }
+
+    /// What comes in front of `@digest` when a result names an artifact.
+    pub(crate) fn repository(&self) -> String {
+        match &self.location {
+            Location::Repository(reference) => reference.repository.to_string(),
+            Location::Registry { host, .. } => host.to_string(),
+            Location::Layout { path, .. } => path.display().to_string(),
+        }
+    }
+
+    /// A failure of the store behind this place, with "response from registry" where ORAS says so.
+    pub(crate) fn failed(&self, error: artifs::Error) -> Failure {
+        let answered = matches!(
+            error.kind(),
+            ErrorKind::NotFound | ErrorKind::Unauthorized | ErrorKind::Denied | ErrorKind::RateLimited
+        );
+        if answered && matches!(self.location, Location::Repository(_) | Location::Registry { .. }) {
+            return Failure::new(format!("response from registry: {error}"));
+        }
+        error.into()
+    }
+
+    fn unnamed(&self, command: &str) -> Failure {
+        Failure::new(format!("{:?}: no tag or digest specified", self.raw)).help(format!(
+            "Please specify a reference in the form of \"<name>:<tag>\" or \"<name>@<digest>\". \
+             Run \"artifs {command} -h\" for more options and examples"
+        ))
+    }
+
+    /// The place should have been a repository.
+    pub(crate) fn no_repository(&self) -> Failure {
+        Failure::new(format!("{:?}: invalid reference: missing registry or repository", self.raw))
+            .help(FORM_OF_A_REFERENCE)
+    }
+}
+
+const FORM_OF_A_REFERENCE: &str =
+    "Please make sure the provided reference is in the form of <registry>/<repo>[:tag|@digest]";
+
+fn bad_reference(error: artifs::Error) -> Failure {
+    Failure::from(error).help(FORM_OF_A_REFERENCE)
+}
+
+/// With `--oci-layout-path`, the whole argument is the tag, or a digest.
+fn layout_name(raw: &str) -> Result<Option<Name>> {
+    if raw.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(match raw.parse::<Digest>() {
+        Ok(digest) => Name::Digest(digest),
+        Err(_) => Name::Tag(Tag::of_layout(raw)?),
+    }))
+}
