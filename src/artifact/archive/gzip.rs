@@ -1,7 +1,8 @@
 //! Gzip, decompressed piece by piece, with places where it can begin again.
 //!
 //! Between two deflate blocks the whole state of decompression is a few bits and the last 32 KiB of
-//! output. Keeping that every few MiB makes a gzip layer readable in the middle.
+//! output. Keeping that every few MiB makes a gzip layer readable in the middle. (Writers end a block every
+//! few dozen KiB; one that never does, as some at their fastest setting, is read from its start.)
 
 use flate2::Crc;
 use miniz_oxide::inflate::TINFLStatus;
@@ -121,10 +122,12 @@ impl Gzip {
             }
             Phase::Between => {
                 let padding = input.iter().take_while(|byte| **byte == 0).count();
-                if padding < input.len() {
-                    self.phase = Phase::Header(Vec::new());
+                if padding == input.len() {
+                    return Ok(Step { consumed: padding, boundary: false });
                 }
-                Ok(Step { consumed: padding, boundary: false })
+                self.phase = Phase::Header(Vec::new());
+                let step = self.step(&input[padding..], buffer)?;
+                Ok(Step { consumed: padding + step.consumed, boundary: step.boundary })
             }
             Phase::Over => Ok(Step { consumed: input.len(), boundary: false }),
         }

@@ -1,0 +1,1 @@
+//! What pull leaves on disk, whatever happens on the way.
