@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::archive::Opened;
 use super::tree::{Content, File};
 use crate::error::Result;
 use crate::store::{Blob, Trust};
@@ -19,7 +18,6 @@ pub struct Reader {
 enum From {
     Memory(Bytes),
     Blob { blob: Arc<dyn Blob>, offset: u64, whole: bool },
-    Packed { archive: Opened, offset: u64 },
 }
 
 impl File {
@@ -32,9 +30,6 @@ impl File {
                 blob: Arc::clone(source).open(blob)?,
                 offset: *offset,
             },
-            Content::Packed { archive, offset } => {
-                From::Packed { archive: Opened::new(archive), offset: *offset }
-            }
         };
         Ok(Reader { size: self.size, from })
     }
@@ -50,7 +45,6 @@ impl Reader {
         match &self.from {
             From::Memory(bytes) => Ok(bytes.slice(start as usize..end as usize)),
             From::Blob { blob, offset, .. } => blob.read(offset + start..offset + end).await,
-            From::Packed { archive, offset } => archive.read(offset + start..offset + end).await,
         }
     }
 
@@ -72,7 +66,6 @@ impl Reader {
         match &self.from {
             From::Memory(_) => Trust::Blob,
             From::Blob { blob, .. } => blob.trust(),
-            From::Packed { archive, .. } => archive.blob().map_or(Trust::Pending, |blob| blob.trust()),
         }
     }
 
@@ -81,7 +74,6 @@ impl Reader {
         match &self.from {
             From::Memory(_) => Ok(()),
             From::Blob { blob, .. } => blob.complete().await,
-            From::Packed { archive, .. } => archive.blob()?.complete().await,
         }
     }
 }

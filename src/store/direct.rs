@@ -27,6 +27,7 @@ impl Direct {
 #[async_trait]
 impl Blob for Direct {
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        super::expect_range(&self.blob, &range)?;
         if range.is_empty() {
             return Ok(Bytes::new());
         }

@@ -35,7 +35,7 @@ pub struct Auth {
     pub harbor: bool,
     /// The token never covers what was asked for.
     pub narrow: bool,
-    /// How many requests with a fresh token are refused (clock skew, replication lag).
+    /// How many requests with a good token are refused before the first is taken (clock skew, replication lag).
     pub refuse_fresh: u32,
     /// Where tokens are, if not here.
     pub realm: Option<String>,
@@ -77,11 +77,11 @@ impl Auth {
 pub(super) struct Tokens {
     known: HashMap<String, Token>,
     given: u64,
+    refused: u32,
 }
 
 struct Token {
     until: Instant,
-    refusals: u32,
     scopes: String,
 }
 
@@ -110,11 +110,11 @@ impl Tokens {
                 }
             } else if auth.bearer {
                 error = Some("invalid_token");
-                if let Some(token) = self.known.get_mut(value.trim())
+                if let Some(token) = self.known.get(value.trim())
                     && token.until > Instant::now()
                 {
-                    if token.refusals > 0 {
-                        token.refusals -= 1;
+                    if self.refused < auth.refuse_fresh {
+                        self.refused += 1;
                     } else if auth.narrow || !covers(&token.scopes, scope) {
                         error = Some("insufficient_scope");
                     } else {
@@ -187,14 +187,8 @@ impl Tokens {
             parameters.iter().filter(|(key, _)| key == "scope").map(|(_, value)| value.as_str()).collect();
         self.given += 1;
         let token = format!("token-{}", self.given);
-        self.known.insert(
-            token.clone(),
-            Token {
-                until: Instant::now() + auth.life,
-                refusals: auth.refuse_fresh,
-                scopes: scopes.join(" "),
-            },
-        );
+        self.known
+            .insert(token.clone(), Token { until: Instant::now() + auth.life, scopes: scopes.join(" ") });
         let mut body = json!({ auth.field: token });
         if let Some(seconds) = auth.expires_in {
             body["expires_in"] = json!(seconds);

@@ -1,5 +1,0 @@
-//! Artifacts as trees, and pulled from them.
-
-mod packing;
-mod pull;
-mod trees;

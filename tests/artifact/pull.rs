@@ -1,1 +1,0 @@
-//! What pull leaves on disk, whatever happens on the way.
