@@ -114,13 +114,12 @@ impl Auth {
     /// The credential for a scope, looked up once and kept until it is refused.
     async fn credential(&self, scope: &Scope) -> Result<Option<Found>> {
         let known = self.state().per_repository;
-        let per_repository = match known {
-            Some(known) => known,
-            None => {
-                let found = credentials::are_per_repository(&self.host, &self.settings)?;
-                self.state().per_repository = Some(found);
-                found
-            }
+        let per_repository = if let Some(known) = known {
+            known
+        } else {
+            let found = credentials::are_per_repository(&self.host, &self.settings)?;
+            self.state().per_repository = Some(found);
+            found
         };
         let key = scope.path().filter(|_| per_repository).map(str::to_owned);
         if let Some(known) = self.state().credentials.get(&key) {

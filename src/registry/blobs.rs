@@ -62,7 +62,7 @@ impl Addresses {
     }
 }
 
-/// How long a signed address just received says it is valid: S3 and GCS in seconds, CloudFront and old GCS as
+/// How long a signed address just received says it is valid: S3 and GCS in seconds, `CloudFront` and old GCS as
 /// a Unix time, Azure as a date.
 fn life(url: &Url) -> Duration {
     let now = jiff::Timestamp::now().as_second();
@@ -220,6 +220,7 @@ impl Reading {
             return Ok(None);
         }
         self.asked_anew = false;
+        self.patience.advanced(piece.len() as u64);
         Ok(Some(piece))
     }
 
@@ -236,20 +237,19 @@ impl Reading {
     async fn connect(&mut self) -> Result<(), Failure> {
         let all = self.at == 0 && self.end == self.size;
         let range = (!self.whole_only && !all).then_some(self.at..self.end);
-        let shelf = self.shelf.clone();
-        let direct = shelf.addresses.get(&self.digest);
-        let answer = match &direct {
-            Some(url) => shelf.client().attempt_at(url, range.clone(), &mut self.patience).await,
-            None => {
-                let path = shelf.path(&format!("blobs/{}", self.digest));
-                let ask = Ask { range: range.clone(), ..Ask::get(&path, shelf.scope()) };
-                shelf.client().attempt(&ask, &mut self.patience).await
-            }
+        let here = self.shelf.clone();
+        let direct = here.addresses.get(&self.digest);
+        let answer = if let Some(url) = &direct {
+            here.client().attempt_at(url, range.clone(), &mut self.patience).await
+        } else {
+            let path = here.path(&format!("blobs/{}", self.digest));
+            let ask = Ask { range: range.clone(), ..Ask::get(&path, here.scope()) };
+            here.client().attempt(&ask, &mut self.patience).await
         };
         let answer = match answer {
             Ok(answer) => answer,
             Err(failure) => {
-                shelf.addresses.forget(&self.digest);
+                here.addresses.forget(&self.digest);
                 return Err(failure);
             }
         };
@@ -262,7 +262,7 @@ impl Reading {
             }
             404 => Err(Failure::last(Error::new(ErrorKind::NotFound, format!("{}: not found", self.name())))),
             _ => {
-                let error = shelf.client().error(answer, &mut self.patience).await;
+                let error = here.client().error(answer, &mut self.patience).await;
                 Err(Failure::last(error))
             }
         }

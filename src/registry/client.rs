@@ -19,6 +19,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::reference::Host;
 use url::Url;
 
+/// How long a host that wants fewer requests is left alone when it does not say.
+const UNNAMED_PAUSE: Duration = Duration::from_millis(500);
+
 /// What is asked of the registry.
 pub(super) struct Ask<'a> {
     pub(super) method: Method,
@@ -66,7 +69,7 @@ impl Client {
         Ok(Self {
             host: host.clone(),
             origin: Origin::new(host, settings.plain_http)?,
-            http: Http::new(Tls::load(host, settings)?, addresses(settings)),
+            http: Http::new(Tls::load(host, settings)?, addresses(settings), host.is_loopback()),
             headers: own_headers(settings)?,
             auth: Auth::new(host, settings),
             insecure: settings.insecure,
@@ -241,10 +244,8 @@ impl Client {
         let host = host_of(answer.url());
         let named = answer.header(header::RETRY_AFTER).and_then(retry_after);
         let remaining = answer.header(HeaderName::from_static("ratelimit-remaining")).map(str::to_owned);
-        if status == 429
-            && let Some(pause) = named
-        {
-            self.gates.close(&host, pause);
+        if status == 429 {
+            self.gates.close(&host, named.unwrap_or(UNNAMED_PAUSE));
         }
         let mut error = Complaint::read(answer, patience).await.into_error();
         if let Some(remaining) = remaining {

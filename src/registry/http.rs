@@ -52,14 +52,16 @@ pub(super) struct Http {
     tls: Tls,
     /// Domain → addresses, from `--resolve`.
     resolve: Vec<(String, SocketAddr)>,
+    /// The registry is on this machine, where no proxy stands in between, whatever the environment says.
+    is_local: bool,
     registry: Mutex<Option<Client>>,
     elsewhere: Mutex<Option<Client>>,
 }
 
 impl Http {
-    pub(super) fn new(tls: Tls, resolve: Vec<(String, SocketAddr)>) -> Self {
+    pub(super) fn new(tls: Tls, resolve: Vec<(String, SocketAddr)>, is_local: bool) -> Self {
         install_crypto();
-        Self { tls, resolve, registry: Mutex::default(), elsewhere: Mutex::default() }
+        Self { tls, resolve, is_local, registry: Mutex::default(), elsewhere: Mutex::default() }
     }
 
     fn client(&self, to: To, secure: bool) -> Result<Client> {
@@ -100,6 +102,9 @@ impl Http {
             .tcp_keepalive(Duration::from_secs(30))
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(60));
+        if to == To::Registry && self.is_local {
+            builder = builder.no_proxy();
+        }
         for (domain, address) in &self.resolve {
             builder = builder.resolve(domain, *address);
         }
@@ -149,7 +154,7 @@ impl Http {
         let sent = async { request.send().await.map_err(|error| self.failed(&error, call.url)) };
         let response = patience.during(READ_TIMEOUT, &host, sent).await?;
         tracing::debug!(method = %call.method, host, path = call.url.path(), status = response.status().as_u16(), "answered");
-        Ok(Answer { method: call.method, url: call.url.clone(), to: call.to, response })
+        Ok(Answer { method: call.method, url: call.url.clone(), host, to: call.to, response })
     }
 
     /// What a failure to send means: whether to try again, and what a person can do about it.
@@ -182,6 +187,7 @@ impl Http {
 pub(super) struct Answer {
     method: Method,
     url: Url,
+    host: String,
     to: To,
     response: reqwest::Response,
 }
@@ -226,7 +232,7 @@ impl Answer {
 
     /// The next piece of the body as it arrived, without copying; `None` at its end.
     pub(super) async fn piece(&mut self, patience: &mut Patience) -> Result<Option<Bytes>, Failure> {
-        let host = host_of(&self.url);
+        let host = &self.host;
         let piece = async {
             self.response.chunk().await.map_err(|error| Failure {
                 error: Error::new(
@@ -236,7 +242,7 @@ impl Answer {
                 again: Again::later(),
             })
         };
-        let piece = patience.during(READ_TIMEOUT, &host, piece).await?;
+        let piece = patience.during(READ_TIMEOUT, host, piece).await?;
         if let Some(piece) = &piece {
             patience.gained(piece.len() as u64);
         }
@@ -245,7 +251,7 @@ impl Answer {
 
     /// The whole body, at most `limit` bytes.
     pub(super) async fn body(mut self, limit: u64, patience: &mut Patience) -> Result<Bytes, Failure> {
-        let host = host_of(&self.url);
+        let host = self.host.clone();
         let too_large = |found: u64| {
             let why = format!("the answer of {host} has {found} bytes or more; the limit is {limit}");
             Failure::last(Error::new(ErrorKind::TooLarge, why))
@@ -264,12 +270,16 @@ impl Answer {
         Ok(whole.freeze())
     }
 
-    /// What an error page says; empty when it cannot be read or is too long. Its connection is kept for the next request.
+    /// What an error page says; empty when it cannot be read or is too long. Its connection is kept for the next
+    /// request. It buys no patience: an answer that is not wanted is no progress.
     pub(super) async fn complaint(self, patience: &mut Patience) -> Bytes {
         if self.method == Method::HEAD {
             return Bytes::new();
         }
-        self.body(ERROR_LIMIT, patience).await.unwrap_or_default()
+        let mut own = patience.without_progress();
+        let said = self.body(ERROR_LIMIT, &mut own).await.unwrap_or_default();
+        patience.spend(&own);
+        said
     }
 }
 

@@ -20,8 +20,8 @@ impl Shelf {
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>> {
         let doing = || format!("list the referrers of {}@{}", self.name(), subject.digest);
-        let mut all = self.from_api(&subject.digest, artifact_type).await.doing(doing)?;
-        all.extend(self.from_tag(&subject.digest).await.doing(doing)?);
+        let mut all = self.listed_by_api(&subject.digest, artifact_type).await.doing(doing)?;
+        all.extend(self.listed_by_tag(&subject.digest).await.doing(doing)?);
         let mut seen = HashSet::new();
         all.retain(|referrer| {
             seen.insert(referrer.digest.clone())
@@ -30,7 +30,7 @@ impl Shelf {
         Ok(all)
     }
 
-    async fn from_api(&self, subject: &Digest, artifact_type: Option<&str>) -> Result<Vec<Descriptor>> {
+    async fn listed_by_api(&self, subject: &Digest, artifact_type: Option<&str>) -> Result<Vec<Descriptor>> {
         let ability = &self.client().profile.referrers;
         if ability.known() == Some(false) {
             return Ok(Vec::new());
@@ -83,7 +83,7 @@ impl Shelf {
         }
     }
 
-    async fn from_tag(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+    async fn listed_by_tag(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
         let Ok(tag) = fallback_tag(subject).parse::<Tag>() else { return Ok(Vec::new()) };
         let (descriptor, body) = match self.manifest(&Name::Tag(tag), MANIFEST_LIMIT).await {
             Ok(found) => found,

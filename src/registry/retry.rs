@@ -66,15 +66,17 @@ impl From<Error> for Failure {
 pub(super) struct Patience {
     deadline: Duration,
     waited: Duration,
+    /// Whether bytes renew it.
+    credit: bool,
     gained: u64,
-    since_failure: u64,
+    advanced: u64,
     tries: u32,
     stale: u32,
 }
 
 impl Patience {
     pub(super) fn new(deadline: Duration) -> Self {
-        Self { deadline, waited: Duration::ZERO, gained: 0, since_failure: 0, tries: 0, stale: 0 }
+        Self { deadline, waited: Duration::ZERO, credit: true, gained: 0, advanced: 0, tries: 0, stale: 0 }
     }
 
     fn left(&self) -> Duration {
@@ -102,6 +104,24 @@ impl Patience {
         })
     }
 
+    /// What is left, for reading what is of no use: bytes do not renew it.
+    pub(super) fn without_progress(&self) -> Self {
+        Self {
+            deadline: self.left(),
+            waited: Duration::ZERO,
+            credit: false,
+            gained: 0,
+            advanced: 0,
+            tries: 0,
+            stale: 0,
+        }
+    }
+
+    /// Takes off what `other`, made of this by [`without_progress`](Self::without_progress), has waited.
+    pub(super) fn spend(&mut self, other: &Self) {
+        self.waited += other.waited;
+    }
+
     /// Waits for a while because waiting is known to help.
     pub(super) async fn rest(&mut self, pause: Duration) {
         let pause = pause.min(self.left());
@@ -109,11 +129,15 @@ impl Patience {
         tokio::time::sleep(pause).await;
     }
 
+    /// Bytes arrived that will not be asked for again: enough of them, and the tries so far are forgiven.
+    pub(super) fn advanced(&mut self, bytes: u64) {
+        self.advanced += bytes;
+    }
+
     /// Bytes arrived. Faster than the slowest rate we accept, they buy new patience.
     pub(super) fn gained(&mut self, bytes: u64) {
         self.gained += bytes;
-        self.since_failure += bytes;
-        if self.gained as f64 >= SLOWEST * self.waited.as_secs_f64() {
+        if self.credit && self.gained as f64 >= SLOWEST * self.waited.as_secs_f64() {
             self.waited = Duration::ZERO;
             self.gained = 0;
         }
@@ -129,18 +153,17 @@ impl Patience {
     }
 
     fn pause_after(&mut self, failure: Failure) -> Result<Duration> {
-        if self.since_failure >= PROGRESS {
+        if self.advanced >= PROGRESS {
             self.tries = 0;
             self.stale = 0;
         }
-        self.since_failure = 0;
+        self.advanced = 0;
         let (most, named) = match failure.again {
-            Again::No => return Err(failure.error),
             Again::Now if self.stale < STALE_TRIES && !self.left().is_zero() => {
                 self.stale += 1;
                 return Ok(Duration::ZERO);
             }
-            Again::Now => return Err(failure.error),
+            Again::No | Again::Now => return Err(failure.error),
             Again::Soon => (CONNECT_TRIES, None),
             Again::Later(named) => (TRIES, named),
         };
@@ -259,6 +282,8 @@ mod tests {
             patience.pause_after(failure()).unwrap();
         }
         patience.gained(PROGRESS);
+        assert!(patience.pause_after(failure()).is_err());
+        patience.advanced(PROGRESS);
         patience.pause_after(failure()).unwrap();
         for _ in 1..TRIES {
             patience.pause_after(failure()).unwrap();

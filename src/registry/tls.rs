@@ -124,3 +124,27 @@ fn certs_d() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/containers/certs.d"));
     home.into_iter().chain(["/etc/containers/certs.d".into(), "/etc/docker/certs.d".into()]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[&str]) -> Result<Tls> {
+        let folder = tempfile::tempdir().unwrap();
+        for name in files {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        let mut tls = Tls::default();
+        tls.add_folder(folder.path()).map(|()| tls)
+    }
+
+    #[test]
+    fn a_folder_holds_cas_and_one_pair() {
+        let tls = folder(&["b.crt", "a.crt", "me.cert", "me.key", "README"]).unwrap();
+        let cas: Vec<&[u8]> = tls.more.iter().map(|(pem, _)| pem.as_slice()).collect();
+        assert_eq!(cas, [b"a.crt", b"b.crt"]);
+        assert_eq!(tls.identity.unwrap().0, b"me.cert\nme.key");
+        assert!(folder(&["me.cert"]).err().unwrap().to_string().contains("me.key"));
+        assert!(folder(&["me.key"]).err().unwrap().to_string().contains("me.cert"));
+    }
+}

@@ -106,7 +106,7 @@ fn secret(text: &str) -> Result<HeaderValue, Error> {
 }
 
 impl Client {
-    /// A new token for `scopes`. With an identity token by POST, as OAuth2 wants it; otherwise by GET, which every
+    /// A new token for `scopes`. With an identity token by POST, as `OAuth2` wants it; otherwise by GET, which every
     /// token service understands, with the password if there is one.
     pub(super) async fn token(
         &self,
@@ -228,7 +228,7 @@ impl Client {
             .map(Duration::from_secs)
             .filter(|age| *age < life)
             .unwrap_or_default();
-        Ok(Token { header, until: Instant::now() + (life - age).saturating_sub(MARGIN) })
+        Ok(Token { header, until: Instant::now() + life.saturating_sub(age).saturating_sub(MARGIN) })
     }
 
     fn token_refused(&self, service: &Service, with_credential: bool, complaint: Complaint) -> Error {

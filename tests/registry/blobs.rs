@@ -125,6 +125,17 @@ async fn what_cannot_be_the_blob_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_skipped_again_and_again_is_no_progress() {
+    let registry = Registry::start();
+    let (blob, _) = with_blob(&registry);
+    registry.fault(On::blobs(), Fault::IgnoreRange);
+    registry.fault(On::blobs(), Fault::Cut { after: 200_000, end: End::Close });
+    let error = read(&repository(&registry), &blob, 250_000..SIZE).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(registry.requests().len() <= 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_byte_too_many_is_noticed_even_where_nothing_says_how_long_it_is() {
     let registry = Registry::start();
     let (blob, _) = with_blob(&registry);

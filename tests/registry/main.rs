@@ -3,6 +3,7 @@
 mod auth;
 mod blobs;
 mod credentials;
+mod encryption;
 mod lists;
 mod manifests;
 
