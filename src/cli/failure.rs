@@ -12,18 +12,25 @@ pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 pub(crate) struct Failure {
     message: String,
     help: Vec<String>,
+    /// Whether a registry said so: ORAS begins these with words of their own.
+    answered: bool,
     silent: bool,
 }
 
 impl Failure {
     /// A failure that is wholly said by `message`.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: Vec::new(), silent: false }
+        Self { message: message.into(), help: Vec::new(), answered: false, silent: false }
+    }
+
+    /// What a registry answered.
+    pub(crate) fn answered(message: impl Into<String>) -> Self {
+        Self { answered: true, ..Self::new(message) }
     }
 
     /// Whoever read our output has gone: nothing to say, and nobody to say it to.
     fn unheard() -> Self {
-        Self { message: String::new(), help: Vec::new(), silent: true }
+        Self { message: String::new(), help: Vec::new(), answered: false, silent: true }
     }
 
     /// Another line below the message: a usage line, the next command.
@@ -53,11 +60,8 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // "Error response from registry" is a prefix of its own in ORAS, not a message behind "Error: ".
-        match self.message.strip_prefix("response from registry: ") {
-            Some(message) => write!(f, "Error response from registry: {message}")?,
-            None => write!(f, "Error: {}", self.message)?,
-        }
+        let prefix = if self.answered { "Error response from registry" } else { "Error" };
+        write!(f, "{prefix}: {}", self.message)?;
         self.help.iter().try_for_each(|line| write!(f, "\n{line}"))
     }
 }

@@ -3,11 +3,21 @@
 //! Sees nothing but the library's public API. Where ORAS has a verb, its arguments, texts and exit codes
 //! are ORAS's.
 
+mod cache;
+mod cat;
 mod completion;
 mod display;
 pub(crate) mod failure;
+mod find;
+mod login;
+mod logout;
+mod ls;
 mod man;
 mod options;
+mod progress;
+mod pull;
+mod repo;
+mod resolve;
 mod usage;
 mod version;
 
@@ -17,6 +27,7 @@ use std::path::Path;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use failure::Result;
+use options::Debug;
 
 /// Mount what an OCI registry holds as files, and everything around it.
 #[derive(Parser)]
@@ -29,21 +40,58 @@ struct Artifs {
 /// Every verb.
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    Ls(ls::Ls),
+    Cat(cat::Cat),
+    Pull(pull::Pull),
+    Resolve(resolve::Resolve),
+    Repo(repo::Repo),
+    Login(login::Login),
+    Logout(logout::Logout),
+    Cache(cache::Cache),
     Version(version::Version),
     Completion(completion::Completion),
     Man(man::Man),
 }
 
 /// How the help groups the verbs. A test holds that each visible one is in exactly one group.
-const GROUPS: &[(&str, &[&str])] = &[("Tools", &["version", "completion"])];
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Look and fetch", &["ls", "cat", "pull", "resolve"]),
+    ("Registries", &["repo", "login", "logout"]),
+    ("This machine", &["cache", "version", "completion"]),
+];
 
 impl Command {
     /// Does it.
     pub(crate) async fn run(self) -> Result<()> {
+        if let Some(debug) = self.debug() {
+            debug.start_log();
+        }
         match self {
+            Self::Ls(verb) => verb.run().await,
+            Self::Cat(verb) => verb.run().await,
+            Self::Pull(verb) => verb.run().await,
+            Self::Resolve(verb) => verb.run().await,
+            Self::Repo(verb) => verb.run().await,
+            Self::Login(verb) => verb.run().await,
+            Self::Logout(verb) => verb.run().await,
+            Self::Cache(verb) => verb.run(),
             Self::Version(verb) => verb.run(),
             Self::Completion(verb) => verb.run(),
             Self::Man(verb) => verb.run(),
+        }
+    }
+
+    fn debug(&self) -> Option<&Debug> {
+        match self {
+            Self::Ls(verb) => Some(&verb.debug),
+            Self::Cat(verb) => Some(&verb.debug),
+            Self::Pull(verb) => Some(&verb.debug),
+            Self::Resolve(verb) => Some(&verb.debug),
+            Self::Repo(verb) => Some(verb.debug()),
+            Self::Login(verb) => Some(&verb.debug),
+            Self::Logout(verb) => Some(&verb.debug),
+            Self::Cache(verb) => Some(verb.debug()),
+            Self::Version(_) | Self::Completion(_) | Self::Man(_) => None,
         }
     }
 }

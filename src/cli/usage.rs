@@ -48,6 +48,13 @@ pub(super) fn explain<T>(error: clap::Error, command: &Command, arguments: &[OsS
     }
 }
 
+/// How a verb is said: `artifs pull [flags] …`.
+pub(crate) fn line(verb: &str) -> String {
+    let command = super::command();
+    let usage = command.find_subcommand(verb).map(|verb| verb.clone().render_usage().to_string());
+    usage.unwrap_or_default().trim_start_matches("Usage:").trim().to_owned()
+}
+
 struct Complaint<'a> {
     error: &'a clap::Error,
     /// The verb that was meant, `artifs` itself if none was.
@@ -99,8 +106,11 @@ impl<'a> Complaint<'a> {
             ErrorKind::ArgumentConflict => {
                 let mut both = vec![subject];
                 both.extend(self.contexts(ContextKind::PriorArg));
-                let flags: Vec<&str> =
+                let mut flags: Vec<&str> =
                     both.iter().map(|flag| flag.split([' ', '=']).next().unwrap_or(flag)).collect();
+                flags.sort_by_key(|flag| {
+                    self.verb.get_arguments().position(|known| known.get_long() == flag.strip_prefix("--"))
+                });
                 Failure::new(format!("{} cannot be used at the same time", flags.join(", ")))
             }
             ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::TooManyValues => {
@@ -145,7 +155,11 @@ impl<'a> Complaint<'a> {
             };
         }
         if value.is_empty() {
-            return Failure::new(format!("flag needs an argument: {flag}"));
+            let last = self.rest.last().and_then(|word| word.to_str()).unwrap_or_default();
+            return Failure::new(match last.strip_prefix('-').filter(|short| short.chars().count() == 1) {
+                Some(short) => format!("flag needs an argument: '{short}' in {last}"),
+                None => format!("flag needs an argument: {flag}"),
+            });
         }
         let why = std::error::Error::source(self.error)
             .map(ToString::to_string)

@@ -2,6 +2,7 @@
 
 mod template;
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
 
 use serde::Serialize;
@@ -60,4 +61,18 @@ pub(crate) fn descriptor(repository: &str, descriptor: &Descriptor) -> Value {
         shown["artifactType"] = json!(kind);
     }
     shown
+}
+
+/// A name from outside, fit for a terminal: what would speak to it is shown as `?`.
+pub(crate) fn printable(name: &str) -> Cow<'_, str> {
+    if name.contains(char::is_control) {
+        Cow::Owned(name.replace(char::is_control, "?"))
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+/// A size for people: `1.5 GiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
 }

@@ -8,7 +8,7 @@ mod remote;
 mod target;
 mod terminal;
 
-pub(crate) use cache::CacheOptions;
+pub(crate) use cache::{CacheOptions, bytes};
 pub(crate) use debug::Debug;
 pub(crate) use format::Format;
 pub(crate) use platform::PlatformOption;

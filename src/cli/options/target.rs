@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use artifs::cache::Cache;
 use artifs::error::ErrorKind;
 use artifs::location::{self, CacheUse, Location, Opened, Stack};
 use artifs::oci::{Digest, Name, Tag};
@@ -11,16 +12,17 @@ use std::sync::Arc;
 
 use super::{CacheOptions, Remote};
 use crate::cli::failure::{Failure, Result};
+use crate::cli::usage;
 
 /// The flags of verbs that take a reference.
 #[derive(Args, Clone)]
 pub(crate) struct Target {
-    /// set target as an OCI image layout
-    #[arg(long)]
-    pub(crate) oci_layout: bool,
     /// [Experimental] set the path for the target OCI image layout
     #[arg(long, value_name = "path", conflicts_with = "oci_layout")]
     oci_layout_path: Option<PathBuf>,
+    /// set target as an OCI image layout
+    #[arg(long)]
+    pub(crate) oci_layout: bool,
     #[command(flatten)]
     pub(crate) remote: Remote,
 }
@@ -56,24 +58,42 @@ impl Target {
             cache_size: cache.cache_size,
             offline: cache.offline,
         };
+        if let Location::Layout { path, .. } = &place.location
+            && !path.exists()
+        {
+            return Err(Failure::new(format!(
+                "invalid argument {:?}: failed to find path {path:?}: no such file or directory",
+                place.raw
+            )));
+        }
         place.location.open(&settings).map_err(|error| place.failed(error))
     }
 
     /// Opens the one artifact a place names. `command` is for the words of the error if it names none.
-    pub(crate) fn open_named(
+    pub(crate) fn open_one(
         &self,
         place: &Place,
         command: &str,
         cache: &CacheOptions,
         using: CacheUse,
-    ) -> Result<(Arc<dyn Source>, Name)> {
+    ) -> Result<(One, Name)> {
+        // What is wrong with the words is said before anything is opened.
+        let name = match &place.location {
+            Location::Registry { .. } => return Err(place.no_repository()),
+            location => location.name().cloned().ok_or_else(|| place.unnamed(command))?,
+        };
         let stack = self.open(place, cache, using)?;
-        match (stack.opened, place.location.name()) {
-            (Opened::Repository(source), Some(name)) => Ok((source, name.clone())),
-            (Opened::Repository(_), None) => Err(place.unnamed(command)),
-            (Opened::Catalog { .. }, _) => Err(place.no_repository()),
+        match stack.opened {
+            Opened::Repository(source) => Ok((One { source, cache: stack.cache }, name)),
+            Opened::Catalog { .. } => Err(place.no_repository()),
         }
     }
+}
+
+/// The store of one artifact, and the cache in front of it.
+pub(crate) struct One {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) cache: Option<Cache>,
 }
 
 impl Place {
@@ -91,6 +111,12 @@ impl Place {
         }
     }
 
+    /// The same with what was being done in front.
+    pub(crate) fn failed_doing(&self, doing: &str, error: artifs::Error) -> Failure {
+        let failed = self.failed(error);
+        failed.doing(doing)
+    }
+
     /// A failure of the store behind this place, with "response from registry" where ORAS says so.
     pub(crate) fn failed(&self, error: artifs::Error) -> Failure {
         let answered = matches!(
@@ -98,13 +124,14 @@ impl Place {
             ErrorKind::NotFound | ErrorKind::Unauthorized | ErrorKind::Denied | ErrorKind::RateLimited
         );
         if answered && matches!(self.location, Location::Repository(_) | Location::Registry { .. }) {
-            return Failure::new(format!("response from registry: {error}"));
+            return Failure::answered(innermost(&error));
         }
         error.into()
     }
 
     fn unnamed(&self, command: &str) -> Failure {
-        Failure::new(format!("{:?}: no tag or digest specified", self.raw)).help(format!(
+        let failure = Failure::new(format!("{:?}: no tag or digest specified", self.raw));
+        failure.help(format!("Usage: {}", usage::line(command))).help(format!(
             "Please specify a reference in the form of \"<name>:<tag>\" or \"<name>@<digest>\". \
              Run \"artifs {command} -h\" for more options and examples"
         ))
@@ -115,6 +142,15 @@ impl Place {
         Failure::new(format!("{:?}: invalid reference: missing registry or repository", self.raw))
             .help(FORM_OF_A_REFERENCE)
     }
+}
+
+/// What the registry itself said, without what we were doing meanwhile.
+fn innermost(error: &artifs::Error) -> String {
+    let mut error: &dyn std::error::Error = error;
+    while let Some(cause) = error.source().filter(|cause| cause.is::<artifs::Error>()) {
+        error = cause;
+    }
+    error.to_string()
 }
 
 const FORM_OF_A_REFERENCE: &str =

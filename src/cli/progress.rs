@@ -1,0 +1,116 @@
+//! How a transfer is shown: bars on a terminal, ORAS's status lines elsewhere, nothing when a format is asked for.
+
+use std::collections::HashMap;
+use std::io::{self, Write as _};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use artifs::oci::{Descriptor, Digest};
+use artifs::ops::Progress;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::display::printable;
+
+/// Who watches a pull.
+pub(crate) fn pulling(text: bool, draws: bool) -> Box<dyn Progress> {
+    match (draws, text) {
+        (true, _) => Box::new(Bars::default()),
+        (false, true) => Box::new(Lines),
+        (false, false) => Box::new(()),
+    }
+}
+
+/// A status line for each step, on stdout. The padding is ORAS's.
+struct Lines;
+
+impl Lines {
+    fn say(word: &str, what: &Descriptor, name: &str) {
+        // If nobody reads any more, the result that is printed at the end says so.
+        let _ = writeln!(io::stdout(), "{word} {} {}", short(&what.digest), printable(name));
+    }
+}
+
+impl Progress for Lines {
+    fn started(&self, what: &Descriptor, name: &str) {
+        Self::say("Downloading", what, name);
+    }
+
+    fn processing(&self, what: &Descriptor, name: &str) {
+        Self::say("Processing ", what, name);
+    }
+
+    fn finished(&self, what: &Descriptor, name: &str) {
+        Self::say("Downloaded ", what, name);
+    }
+
+    fn restored(&self, what: &Descriptor, name: &str) {
+        Self::say("Restored   ", what, name);
+    }
+
+    fn skipped(&self, what: &Descriptor, name: &str) {
+        Self::say("Skipped    ", what, name);
+    }
+}
+
+/// 12 characters of a sha256 digest, others whole, as ORAS shows them.
+fn short(digest: &Digest) -> &str {
+    if digest.algorithm() == "sha256" { digest.short() } else { digest.as_str() }
+}
+
+/// A bar for each transfer, on stderr.
+#[derive(Default)]
+struct Bars {
+    all: MultiProgress,
+    running: Mutex<HashMap<Digest, ProgressBar>>,
+}
+
+impl Bars {
+    fn running(&self) -> MutexGuard<'_, HashMap<Digest, ProgressBar>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn done(&self, word: &str, what: &Descriptor, name: &str) {
+        let bar = self.running().remove(&what.digest);
+        let bar = bar.unwrap_or_else(|| self.all.add(ProgressBar::new(what.size)));
+        bar.set_style(style("✓ {prefix} {msg}  {total_bytes}  {elapsed}"));
+        bar.set_prefix(word.to_owned());
+        bar.finish_with_message(printable(name).into_owned());
+    }
+}
+
+impl Progress for Bars {
+    fn started(&self, what: &Descriptor, name: &str) {
+        let bar = self.all.add(ProgressBar::new(what.size));
+        bar.set_style(style(
+            "{spinner} [{bar:20}]({bytes_per_sec}) Pulling {msg}  {bytes}/{total_bytes}  {percent}%  {elapsed}",
+        ));
+        bar.set_message(printable(name).into_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        self.running().insert(what.digest.clone(), bar);
+    }
+
+    fn advanced(&self, what: &Descriptor, bytes: u64) {
+        if let Some(bar) = self.running().get(&what.digest) {
+            bar.inc(bytes);
+        }
+    }
+
+    fn finished(&self, what: &Descriptor, name: &str) {
+        self.done("Pulled     ", what, name);
+    }
+
+    fn restored(&self, what: &Descriptor, name: &str) {
+        self.done("Restored   ", what, name);
+    }
+
+    fn skipped(&self, what: &Descriptor, name: &str) {
+        self.done("Skipped    ", what, name);
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates are constants of this file; a mistake in one would show the default bar.
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("██.")
+}
