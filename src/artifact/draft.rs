@@ -102,6 +102,33 @@ impl<L> Draft<L> {
         }
     }
 
+    /// Where the leaves are that `wanted` accepts: the folder's path and the name in it.
+    pub(super) fn leaves(&self, wanted: impl Fn(&L) -> bool) -> Vec<(Vec<FileName>, FileName)> {
+        let mut found = Vec::new();
+        let mut open = vec![(Vec::new(), ROOT)];
+        while let Some((path, at)) = open.pop() {
+            for (name, child) in &self.folders[at].children {
+                match child {
+                    Child::Folder(below) => {
+                        open.push(([path.as_slice(), std::slice::from_ref(name)].concat(), *below));
+                    }
+                    Child::Leaf(leaf) if wanted(leaf) => found.push((path.clone(), name.clone())),
+                    Child::Leaf(_) => {}
+                }
+            }
+        }
+        found
+    }
+
+    /// Takes the leaf `name` out of the folder at `path`.
+    pub(super) fn remove(&mut self, path: &[FileName], name: &FileName) {
+        if let Some(Found::Folder(at)) = self.find(path)
+            && let Some(Child::Leaf(_)) = self.folders[at].children.get(name)
+        {
+            self.folders[at].children.remove(name);
+        }
+    }
+
     fn move_beside(&mut self, at: usize, name: &FileName, leaf: L, clashes: &mut Vec<Clash<L>>) {
         let children = &mut self.folders[at].children;
         let mut other = names::beside(name, name);

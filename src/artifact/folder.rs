@@ -1,13 +1,16 @@
 //! The folders of one artifact.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::Warnings;
+use super::directory::Directory;
 use super::draft::{Child, Draft, ROOT};
-use super::tree::{Attributes, Content, Entries, File, Folder, Node, blob_id, stable_id};
+use super::members::Members;
+use super::tree::{Attributes, Content, Entries, File, FileName, Folder, Node, blob_id, stable_id};
+use super::{Warnings, names};
 use crate::error::Result;
 use crate::oci::{Descriptor, Digest};
 use crate::store::Source;
@@ -22,6 +25,8 @@ pub(super) struct Shown {
     /// Where each of `layers` is shown.
     pub(super) draft: Draft<usize>,
     pub(super) layers: Vec<Arc<Descriptor>>,
+    /// Layers that are unpacked, by the folder of the draft they are unpacked into.
+    pub(super) directories: HashMap<usize, Vec<Arc<Directory>>>,
     pub(super) warnings: Arc<Warnings>,
 }
 
@@ -30,6 +35,13 @@ impl Shown {
     fn file(&self, layer: &Arc<Descriptor>) -> Node {
         let attributes = Attributes { modified: self.modified, ..Attributes::FILE };
         Node::File(Arc::new(whole_blob(&self.source, layer, attributes)))
+    }
+
+    /// Everything a folder of the draft is made of.
+    fn parts(&self, number: usize) -> Vec<Part> {
+        let directories = self.directories.get(&number).map(Vec::as_slice).unwrap_or_default();
+        let packed = directories.iter().map(|directory| Part::Packed(Arc::clone(directory), ROOT));
+        std::iter::once(Part::Named(number)).chain(packed).collect()
     }
 }
 
@@ -50,47 +62,206 @@ pub(super) fn whole_blob(source: &Arc<dyn Source>, layer: &Arc<Descriptor>, attr
     }
 }
 
-/// One folder of an artifact.
+/// One folder of an artifact: what titles say is in it, and what layers unpacked there hold, as one.
 pub(super) struct Branch {
     shown: Arc<Shown>,
-    number: usize,
-    path: Vec<u8>,
+    path: Vec<FileName>,
+    attributes: Attributes,
+    parts: Vec<Part>,
     entries: OnceLock<Arc<Entries>>,
+}
+
+/// Where some of a folder's entries come from.
+#[derive(Clone)]
+enum Part {
+    /// The folder of this number in the artifact's draft.
+    Named(usize),
+    /// The folder of this number in what a layer holds.
+    Packed(Arc<Directory>, usize),
+}
+
+/// What was found under one name so far.
+#[derive(Default)]
+struct Found {
+    leaf: Option<(usize, Node)>,
+    parts: Vec<Part>,
+    /// What the last explicit entry says of the folder.
+    attributes: Option<(usize, Attributes)>,
 }
 
 impl Branch {
     /// The artifact's root folder.
     pub(super) fn root(shown: Arc<Shown>) -> Self {
-        Self { shown, number: ROOT, path: Vec::new(), entries: OnceLock::new() }
+        Self {
+            path: Vec::new(),
+            attributes: Attributes { modified: shown.modified, ..Attributes::FOLDER },
+            parts: shown.parts(ROOT),
+            shown,
+            entries: OnceLock::new(),
+        }
     }
 
-    fn below(&self, name: &[u8], number: usize) -> Self {
-        let path = if self.path.is_empty() { name.to_vec() } else { [&self.path, &b"/"[..], name].concat() };
-        Self { shown: Arc::clone(&self.shown), number, path, entries: OnceLock::new() }
+    fn below(&self, name: &FileName, found: Found) -> Self {
+        let plain = Attributes { modified: self.shown.modified, ..Attributes::FOLDER };
+        Self {
+            shown: Arc::clone(&self.shown),
+            path: [self.path.as_slice(), std::slice::from_ref(name)].concat(),
+            attributes: found.attributes.map_or(plain, |(_, attributes)| attributes),
+            parts: found.parts,
+            entries: OnceLock::new(),
+        }
     }
 
-    fn entries(&self) -> Entries {
-        let children = &self.shown.draft.folder(self.number).children;
-        let node = |name: &[u8], child: &Child<usize>| match child {
-            Child::Folder(number) => Some(Node::Folder(Arc::new(self.below(name, *number)))),
-            Child::Leaf(layer) => self.shown.layers.get(*layer).map(|layer| self.shown.file(layer)),
+    /// What titles alone say is under `name`.
+    fn named(&self, name: &[u8]) -> Option<Node> {
+        self.parts.iter().find_map(|part| {
+            let Part::Named(number) = part else { return None };
+            match self.shown.draft.folder(*number).children.get_key_value(name)? {
+                (_, Child::Leaf(layer)) => self.shown.layers.get(*layer).map(|layer| self.shown.file(layer)),
+                (name, Child::Folder(below)) => {
+                    let found = Found { parts: self.shown.parts(*below), ..Found::default() };
+                    Some(Node::Folder(Arc::new(self.below(name, found))))
+                }
+            }
+        })
+    }
+
+    /// The layers this folder is partly made of, looked into.
+    async fn members(&self) -> Result<Vec<(&Arc<Directory>, usize, Arc<Members>)>> {
+        let mut all = Vec::new();
+        for part in &self.parts {
+            if let Part::Packed(directory, number) = part {
+                all.push((directory, *number, directory.members().await?));
+            }
+        }
+        Ok(all)
+    }
+
+    /// All parts as one: of two leaves the later layer's is shown, folders merge (R11).
+    fn merge(&self, packed: &[(&Arc<Directory>, usize, Arc<Members>)]) -> Entries {
+        let mut all: BTreeMap<FileName, Found> = BTreeMap::new();
+        for part in &self.parts {
+            let Part::Named(number) = part else { continue };
+            for (name, child) in &self.shown.draft.folder(*number).children {
+                match child {
+                    Child::Folder(below) => {
+                        all.entry(name.clone()).or_default().parts.extend(self.shown.parts(*below));
+                    }
+                    Child::Leaf(layer) => {
+                        let Some(file) = self.shown.layers.get(*layer).map(|layer| self.shown.file(layer))
+                        else {
+                            continue;
+                        };
+                        self.leaf(all.entry(name.clone()).or_default(), name, *layer, file);
+                    }
+                }
+            }
+        }
+        for (directory, number, members) in packed {
+            for (name, child) in &members.draft.folder(*number).children {
+                let found = all.entry(name.clone()).or_default();
+                match child {
+                    Child::Folder(below) => {
+                        found.parts.push(Part::Packed(Arc::clone(directory), *below));
+                        if let Some(attributes) = members.draft.folder(*below).attributes
+                            && found.attributes.is_none_or(|(position, _)| position < directory.position)
+                        {
+                            found.attributes = Some((directory.position, attributes));
+                        }
+                    }
+                    Child::Leaf(member) => {
+                        self.leaf(found, name, directory.position, members.node(directory, *member));
+                    }
+                }
+            }
+        }
+        self.nodes(all)
+    }
+
+    fn leaf(&self, found: &mut Found, name: &FileName, position: usize, node: Node) {
+        let Some((before, other)) = &found.leaf else {
+            found.leaf = Some((position, node));
+            return;
         };
-        children.iter().filter_map(|(name, child)| Some((name.clone(), node(name, child)?))).collect()
+        if other.id() != node.id() {
+            self.warn(name, "two layers have this file; the later one's is shown");
+        }
+        if *before < position {
+            found.leaf = Some((position, node));
+        }
+    }
+
+    fn nodes(&self, all: BTreeMap<FileName, Found>) -> Entries {
+        let mut entries = Entries::new();
+        for (name, mut found) in all {
+            let leaf = found.leaf.take();
+            if found.parts.is_empty() {
+                entries.extend(leaf.map(|(_, node)| (name, node)));
+                continue;
+            }
+            if let Some((_, node)) = leaf {
+                let other = names::beside(&name, &name);
+                let message = format!(
+                    "a folder and a file have this name; the file is {:?}",
+                    String::from_utf8_lossy(&other)
+                );
+                self.warn(&name, &message);
+                entries.entry(other).or_insert(node);
+            }
+            let folder = self.below(&name, found);
+            entries.insert(name, Node::Folder(Arc::new(folder)));
+        }
+        entries
+    }
+
+    fn warn(&self, name: &FileName, message: &str) {
+        let path = [self.path.as_slice(), std::slice::from_ref(name)].concat();
+        self.shown.warnings.add("R11", super::directory::shown(&path), message);
+    }
+
+    /// The layer that is unpacked to this very folder, the last one if there are several.
+    fn directory(&self) -> Option<&Arc<Directory>> {
+        self.parts.iter().rev().find_map(|part| match part {
+            Part::Packed(directory, ROOT) => Some(directory),
+            _ => None,
+        })
     }
 }
 
 #[async_trait]
 impl Folder for Branch {
     fn attributes(&self) -> Attributes {
-        let known = self.shown.draft.folder(self.number).attributes;
-        known.unwrap_or(Attributes { modified: self.shown.modified, ..Attributes::FOLDER })
+        self.attributes
     }
 
     fn id(&self) -> u64 {
-        stable_id(&[b"folder", self.shown.digest.as_str().as_bytes(), &self.path])
+        let path = self.path.join(&b'/');
+        stable_id(&[b"folder", self.shown.digest.as_str().as_bytes(), &path])
+    }
+
+    async fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
+        match self.list().await {
+            Ok(entries) => Ok(entries.get(name).cloned()),
+            // A layer that cannot be looked into takes nothing away but its own members.
+            Err(error) => self.named(name).map(Some).ok_or(error),
+        }
     }
 
     async fn list(&self) -> Result<Arc<Entries>> {
-        Ok(Arc::clone(self.entries.get_or_init(|| Arc::new(self.entries()))))
+        if let Some(entries) = self.entries.get() {
+            return Ok(Arc::clone(entries));
+        }
+        let packed = self.members().await?;
+        Ok(Arc::clone(self.entries.get_or_init(|| Arc::new(self.merge(&packed)))))
+    }
+
+    async fn own_attributes(&self) -> Result<Attributes> {
+        let Some(directory) = self.directory() else { return Ok(self.attributes) };
+        let members = directory.members().await?;
+        Ok(members.draft.folder(ROOT).attributes.unwrap_or(self.attributes))
+    }
+
+    fn origin(&self) -> Option<&Descriptor> {
+        self.directory().map(|directory| &*directory.layer)
     }
 }

@@ -3,9 +3,10 @@
 //! First every layer is given a place ([`Placed`], formats.md R5, R6, R14), then places become a draft
 //! of folders (R11), then the draft is shown. Rules of other producers belong in the first step only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::directory::{Directory, shown};
 use super::draft::{Clash, Draft};
 use super::folder::{Branch, Shown};
 use super::tree::{FileName, Folder};
@@ -19,10 +20,22 @@ pub(super) const TITLE: &str = "org.opencontainers.image.title";
 /// Annotations that say when an artifact was made, most telling first (formats.md R12).
 const CREATED: [&str; 2] = ["org.opencontainers.image.created", "org.opencontainers.artifact.created"];
 
-/// A layer and the path its bytes are shown under.
+/// Says that a layer is a folder; only this very word counts (oras.md §2.3).
+const UNPACK: (&str, &str) = ("io.deis.oras.content.unpack", "true");
+
+/// A layer and where it is shown.
 struct Placed {
     layer: Arc<Descriptor>,
     path: Vec<FileName>,
+    how: How,
+}
+
+/// What a layer is shown as.
+enum How {
+    /// A file with its bytes.
+    Raw,
+    /// A folder with its members.
+    Unpacked,
 }
 
 /// The files of an image manifest. Asks no network.
@@ -33,13 +46,23 @@ pub(super) fn folder(
     view: &View,
     warnings: &Arc<Warnings>,
 ) -> Arc<dyn Folder> {
+    let modified = created(&image.annotations);
     let mut draft = Draft::new();
     let mut layers = Vec::new();
+    let mut directories: HashMap<usize, Vec<Arc<Directory>>> = HashMap::new();
     for placed in place(image, view, warnings) {
         let number = layers.len();
         layers.push(Arc::clone(&placed.layer));
         let mut clashes = Vec::new();
-        draft.put(&placed.path, number, &mut clashes);
+        match placed.how {
+            How::Raw => draft.put(&placed.path, number, &mut clashes),
+            How::Unpacked => {
+                let path = placed.path.clone();
+                let at = draft.make(&path, &mut clashes);
+                let directory = Directory::new(source, &placed.layer, path, number, modified, warnings);
+                directories.entry(at).or_default().push(Arc::new(directory));
+            }
+        }
         for clash in clashes {
             warn_of(&clash, &placed, &layers, warnings);
         }
@@ -47,9 +70,10 @@ pub(super) fn folder(
     let shown = Shown {
         source: Arc::clone(source),
         digest: descriptor.digest.clone(),
-        modified: created(&image.annotations),
+        modified,
         draft,
         layers,
+        directories,
         warnings: Arc::clone(warnings),
     };
     Arc::new(Branch::root(Arc::new(shown)))
@@ -88,12 +112,24 @@ fn place(image: &ImageManifest, view: &View, warnings: &Warnings) -> Vec<Placed>
     layers
         .into_iter()
         .filter_map(|layer| {
-            let path = match layer.annotation(TITLE) {
-                Some(title) => path_of_title(title, layer, warnings),
-                None if show_unnamed => vec![names::of_digest(&layer.digest)],
+            let by_digest = || vec![names::of_digest(&layer.digest)];
+            let unpack = layer.annotation(UNPACK.0) == Some(UNPACK.1);
+            let (path, how) = match layer.annotation(TITLE).map(|title| path_of_title(title, warnings)) {
+                Some(Some(path)) if unpack => (path, How::Unpacked),
+                Some(Some(path)) if !path.is_empty() => (path, How::Raw),
+                Some(Some(_)) => {
+                    warnings.add(
+                        "R10",
+                        layer.digest.as_str(),
+                        "its title names no file; shown under its digest",
+                    );
+                    (by_digest(), How::Raw)
+                }
+                Some(None) => (by_digest(), How::Raw),
+                None if show_unnamed => (by_digest(), How::Raw),
                 None => return None,
             };
-            Some(Placed { layer: Arc::new(layer.clone()), path })
+            Some(Placed { layer: Arc::new(layer.clone()), path, how })
         })
         .collect()
 }
@@ -104,25 +140,24 @@ fn is_placeholder(layer: &Descriptor) -> bool {
         && (layer.is_empty_json() || layer.digest.as_str() == Digest::EMPTY_JSON)
 }
 
-fn path_of_title(title: &str, layer: &Descriptor, warnings: &Warnings) -> Vec<FileName> {
-    let why = match names::clean(title.as_bytes()) {
+/// The path a title means; empty for `.`, `None` if it means none.
+fn path_of_title(title: &str, warnings: &Warnings) -> Option<Vec<FileName>> {
+    match names::clean(title.as_bytes()) {
         Ok(clean) => {
             if let Some(change) = clean.change {
                 warnings.add("R10", title, change);
             }
-            if !clean.components.is_empty() {
-                return clean.components;
-            }
-            "it names no file"
+            Some(clean.components)
         }
-        Err(why) => why,
-    };
-    warnings.add("R10", title, format!("{why}; shown under its digest"));
-    vec![names::of_digest(&layer.digest)]
+        Err(why) => {
+            warnings.add("R10", title, format!("{why}; shown under its digest"));
+            None
+        }
+    }
 }
 
 fn warn_of(clash: &Clash<usize>, placed: &Placed, layers: &[Arc<Descriptor>], warnings: &Warnings) {
-    let path = String::from_utf8_lossy(&placed.path.join(&b'/')).into_owned();
+    let path = shown(&placed.path);
     match clash {
         Clash::Replaced(old) => {
             if layers.get(*old).is_some_and(|old| old.digest != placed.layer.digest) {

@@ -60,6 +60,10 @@ impl Folder for Root {
         self.files.list().await
     }
 
+    async fn own_attributes(&self) -> Result<Attributes> {
+        self.files.own_attributes().await
+    }
+
     fn origin(&self) -> Option<&Descriptor> {
         Some(&self.origin)
     }

@@ -4,10 +4,13 @@
 //! layers hold is asked for when somebody enters or reads them. The rules (`R1` … `R20`) that warnings
 //! name are the project's rule book for showing artifacts as files.
 
+pub mod archive;
+mod directory;
 mod draft;
 mod folder;
 mod from_manifest;
 mod index;
+mod members;
 mod meta;
 pub mod names;
 mod reader;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::archive::Opened;
 use super::tree::{Content, File};
 use crate::error::Result;
 use crate::store::{Blob, Trust};
@@ -18,6 +19,7 @@ pub struct Reader {
 enum From {
     Memory(Bytes),
     Blob { blob: Arc<dyn Blob>, offset: u64, whole: bool },
+    Packed { archive: Opened, offset: u64 },
 }
 
 impl File {
@@ -30,6 +32,9 @@ impl File {
                 blob: Arc::clone(source).open(blob)?,
                 offset: *offset,
             },
+            Content::Packed { archive, offset } => {
+                From::Packed { archive: Opened::new(archive), offset: *offset }
+            }
         };
         Ok(Reader { size: self.size, from })
     }
@@ -45,6 +50,7 @@ impl Reader {
         match &self.from {
             From::Memory(bytes) => Ok(bytes.slice(start as usize..end as usize)),
             From::Blob { blob, offset, .. } => blob.read(offset + start..offset + end).await,
+            From::Packed { archive, offset } => archive.read(offset + start..offset + end).await,
         }
     }
 
@@ -66,6 +72,7 @@ impl Reader {
         match &self.from {
             From::Memory(_) => Trust::Blob,
             From::Blob { blob, .. } => blob.trust(),
+            From::Packed { archive, .. } => archive.blob().map_or(Trust::Pending, |blob| blob.trust()),
         }
     }
 
@@ -74,6 +81,7 @@ impl Reader {
         match &self.from {
             From::Memory(_) => Ok(()),
             From::Blob { blob, .. } => blob.complete().await,
+            From::Packed { archive, .. } => archive.blob()?.complete().await,
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::archive::Archive;
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest};
 use crate::store::Source;
@@ -158,6 +159,7 @@ impl File {
         match &self.content {
             Content::Inline(bytes) => layer.digest.matches(bytes).then_some(layer),
             Content::Blob { offset, .. } => (*offset == 0).then_some(layer),
+            Content::Packed { .. } => None,
         }
     }
 
@@ -165,7 +167,7 @@ impl File {
     pub fn position(&self) -> u64 {
         match &self.content {
             Content::Inline(_) => 0,
-            Content::Blob { offset, .. } => *offset,
+            Content::Blob { offset, .. } | Content::Packed { offset, .. } => *offset,
         }
     }
 }
@@ -182,6 +184,13 @@ pub enum Content {
         /// The blob.
         blob: Arc<Descriptor>,
         /// Where in it the file begins: 0, or where a member of an uncompressed tar lies.
+        offset: u64,
+    },
+    /// The bytes `offset .. offset + file.size` of what a compressed layer holds when decompressed.
+    Packed {
+        /// The layer, with the places where decompression can begin.
+        archive: Arc<Archive>,
+        /// Where in the decompressed bytes the file begins.
         offset: u64,
     },
 }

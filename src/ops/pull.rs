@@ -109,9 +109,10 @@ async fn pull_one(
         refuse_escaping(&artifact.manifest)?;
     }
     progress.processing(&artifact.descriptor, artifact.manifest.media_type());
-    let mut plan = Plan::default();
+    let mut plan = Plan { concurrency: options.concurrency.max(1), ..Plan::default() };
     let root = Node::Folder(Arc::clone(&artifact.root));
     if options.paths.is_empty() {
+        plan.add_root_layers(&artifact.manifest);
         plan.add(Vec::new(), root).await?;
     } else {
         for path in &options.paths {
@@ -138,6 +139,8 @@ async fn pull_one(
 struct Plan {
     files: Vec<(Names, Descriptor, bool)>,
     folders: Vec<(Names, Arc<dyn Folder>)>,
+    /// So many layers are looked into at a time.
+    concurrency: usize,
     /// Files that are a blob, by digest: one transfer, however many names.
     blobs: BTreeMap<Digest, Vec<(Names, Arc<File>)>>,
     /// Other files, by the layer they lie in, to be read in one go.
@@ -165,6 +168,7 @@ impl Plan {
                         self.files.push((names.clone(), origin.clone(), true));
                     }
                     self.folders.push((names.clone(), folder));
+                    self.look_ahead(entries.values()).await;
                     for (name, node) in entries.iter() {
                         let mut below = names.clone();
                         below.push(name.clone());
@@ -174,6 +178,31 @@ impl Plan {
             }
             Ok(())
         })
+    }
+
+    /// Enters several folders at once; who comes by later finds them open, or sees their error.
+    async fn look_ahead(&self, nodes: impl Iterator<Item = &Node>) {
+        let folders = nodes.filter_map(|node| match node {
+            Node::Folder(folder) => Some(Arc::clone(folder)),
+            _ => None,
+        });
+        let enter = |folder: Arc<dyn Folder>| async move {
+            let _ = folder.list().await;
+        };
+        futures_util::stream::iter(folders).for_each_concurrent(self.concurrency, enter).await;
+    }
+
+    /// A layer that is unpacked to the output folder itself.
+    fn add_root_layers(&mut self, manifest: &Manifest) {
+        let Manifest::Image(image) = manifest else { return };
+        let is_root = |layer: &&Descriptor| {
+            layer.annotation("io.deis.oras.content.unpack") == Some("true")
+                && layer.annotation(TITLE).is_some_and(|title| {
+                    names::clean(title.as_bytes()).is_ok_and(|clean| clean.components.is_empty())
+                })
+        };
+        let layers = image.layers.iter().filter(is_root);
+        self.files.extend(layers.map(|layer| (Names::new(), layer.clone(), true)));
     }
 
     fn add_config(&mut self, artifact: &Artifact, options: &PullOptions) -> Result<()> {
@@ -237,7 +266,14 @@ impl Work<'_> {
             self.refuse_existing(plan)?;
         }
         for (names, folder) in &plan.folders {
-            self.output.folder(names, folder.own_attributes().await?.mode)?;
+            let mode = folder.own_attributes().await?.mode;
+            let open = self.output.folder(names, mode)?;
+            // One that an earlier pull left without permission to write: `finish_folder` takes it away again.
+            if mode & 0o300 != 0o300 && !names.is_empty() {
+                let mode = rustix::fs::Mode::from_raw_mode(mode | 0o700);
+                rustix::fs::fchmod(&open, mode)
+                    .doing(|| format!("open up {}", self.output.path(names).display()))?;
+            }
         }
         let blobs = plan.blobs.values().map(|files| Box::pin(self.blob(files)) as BoxFuture<'_, Result<()>>);
         let members = plan.members.values().map(|files| Box::pin(self.members(files)) as BoxFuture<'_, _>);

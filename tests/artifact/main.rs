@@ -1,0 +1,5 @@
+//! Artifacts as trees, and pulled from them.
+
+mod packing;
+mod pull;
+mod trees;
