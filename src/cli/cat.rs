@@ -51,7 +51,7 @@ impl Cat {
     pub(crate) async fn run(self) -> Result<()> {
         let place = self.target.place(&self.reference)?;
         let (stack, name) = self.target.open_one(&place, "cat", &self.cache, CacheUse::ReadWrite)?;
-        let view = View { platform: self.platform.platform, ..View::default() };
+        let view = View { platform: self.platform.wanted()?, ..View::default() };
         let artifact = artifact::open(stack.source, &name, &self.reference, &view)
             .await
             .map_err(|error| place.failed(error))?;

@@ -78,10 +78,11 @@ fn credential(settings: &mut RegistrySettings) -> Result<Credential> {
     }
     let username = settings.username.clone().filter(|name| !name.is_empty());
     match (username, settings.password.clone(), settings.identity_token.clone()) {
-        (_, _, Some(token)) => Ok(Credential::IdentityToken(required(token, "token required")?)),
         (Some(username), Some(password), None) => Ok(Credential::Password { username, password }),
         // A password without a name is an identity token.
-        (None, Some(token), None) => Ok(Credential::IdentityToken(required(token, "token required")?)),
+        (_, _, Some(token)) | (None, Some(token), None) => {
+            Ok(Credential::IdentityToken(required(token, "token required")?))
+        }
         (_, None, None) => Err(Failure::new("password required")),
     }
 }

@@ -125,7 +125,7 @@ impl Ls {
         above: &[u8],
         listing: &mut Listing,
     ) -> Result<()> {
-        let view = View { platform: self.platform.platform.clone(), ..View::default() };
+        let view = View { platform: self.platform.wanted()?, ..View::default() };
         let artifact = artifact::open(source, name, &self.reference, &view)
             .await
             .map_err(|error| place.failed(error))?;
@@ -199,12 +199,12 @@ impl Listing {
             return Ok(());
         }
         let mut out = io::stdout().lock();
-        let mut line = Vec::new();
+        let mut shown = Vec::new();
         if self.long {
             let attributes = node.attributes();
             let size = if let Node::File(file) = node { file.size } else { 0 };
             write!(
-                line,
+                shown,
                 "{}{} {size:>12} {} ",
                 match node {
                     Node::Folder(_) => 'd',
@@ -215,21 +215,21 @@ impl Listing {
                 time(attributes.modified.0, "%Y-%m-%d %H:%M"),
             )?;
         }
-        line.extend_from_slice(path);
+        shown.extend_from_slice(path);
         match node {
-            Node::Folder(_) => line.push(b'/'),
+            Node::Folder(_) => shown.push(b'/'),
             Node::Link(link) if self.long => {
-                line.extend_from_slice(b" -> ");
-                line.extend_from_slice(&link.target);
+                shown.extend_from_slice(b" -> ");
+                shown.extend_from_slice(&link.target);
             }
             _ => {}
         }
         if out.is_terminal() {
             // What others named must not speak to the terminal.
-            line.iter_mut().filter(|byte| byte.is_ascii_control()).for_each(|byte| *byte = b'?');
+            shown.iter_mut().filter(|byte| byte.is_ascii_control()).for_each(|byte| *byte = b'?');
         }
-        line.push(b'\n');
-        Ok(out.write_all(&line)?)
+        shown.push(b'\n');
+        Ok(out.write_all(&shown)?)
     }
 }
 

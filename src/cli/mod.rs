@@ -75,7 +75,7 @@ impl Command {
             Self::Login(verb) => verb.run().await,
             Self::Logout(verb) => verb.run().await,
             Self::Cache(verb) => verb.run(),
-            Self::Version(verb) => verb.run(),
+            Self::Version(_) => version::run(),
             Self::Completion(verb) => verb.run(),
             Self::Man(verb) => verb.run(),
         }
@@ -103,9 +103,9 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Option<
     match command.clone().try_get_matches_from(&arguments) {
         Ok(matches) => match Artifs::from_arg_matches(&matches) {
             Ok(artifs) => Ok(Some(artifs.command)),
-            Err(error) => usage::explain(error, &command, &arguments),
+            Err(error) => usage::explain(&error, &command, &arguments),
         },
-        Err(error) => usage::explain(error, &command, &arguments),
+        Err(error) => usage::explain(&error, &command, &arguments),
     }
 }
 

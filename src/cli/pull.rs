@@ -96,7 +96,7 @@ impl Pull {
         let shape = self.format.shape()?;
         let place = self.target.place(&self.reference)?;
         let (one, name) = self.target.open_one(&place, "pull", &self.cache, CacheUse::Read)?;
-        let view = View { platform: self.platform.platform.clone(), ..View::default() };
+        let view = View { platform: self.platform.wanted()?, ..View::default() };
         let artifact = artifact::open(one.source, &name, &self.reference, &view)
             .await
             .map_err(|error| place.failed(error))?;
@@ -104,7 +104,7 @@ impl Pull {
         let manifest = &artifact.descriptor;
         watcher.started(manifest, &manifest.media_type);
         let pulled = ops::pull(&artifact, &self.output, &self.options(), watcher.as_ref()).await?;
-        self.say_skipped(&artifact, &pulled, watcher.as_ref());
+        Self::say_skipped(&artifact, &pulled, watcher.as_ref());
         watcher.finished(manifest, &manifest.media_type);
         drop(watcher);
         self.report(&shape, &place, &artifact, &pulled)
@@ -126,7 +126,7 @@ impl Pull {
     }
 
     /// Names what has content and no name, and was left.
-    fn say_skipped(&self, artifact: &Artifact, pulled: &Pulled, watcher: &dyn Progress) {
+    fn say_skipped(artifact: &Artifact, pulled: &Pulled, watcher: &dyn Progress) {
         if pulled.unnamed == 0 {
             return;
         }
@@ -140,7 +140,7 @@ impl Pull {
     }
 
     fn report(&self, shape: &Shape, place: &Place, artifact: &Artifact, pulled: &Pulled) -> Result<()> {
-        let root = if self.platform.platform.is_some() { &artifact.descriptor } else { &artifact.named };
+        let root = if self.platform.wanted()?.is_some() { &artifact.descriptor } else { &artifact.named };
         if !shape.is_text() {
             let repository = place.repository();
             let files = pulled

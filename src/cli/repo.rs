@@ -146,8 +146,8 @@ struct Tags {
     #[arg(long, value_name = "last")]
     last: Option<String>,
     /// [Preview] exclude all digest-like tags such as 'sha256-aaaa...'
-    #[arg(long)]
-    exclude_digest_tags: bool,
+    #[arg(long = "exclude-digest-tags")]
+    hide_digests: bool,
     #[command(flatten)]
     format: Format,
     #[command(flatten)]
@@ -188,7 +188,7 @@ impl Tags {
         };
         tags.into_iter()
             .filter(|tag| self.last.as_deref().is_none_or(|last| tag.as_str() > last))
-            .filter(|tag| !(self.exclude_digest_tags && digest(tag)))
+            .filter(|tag| !(self.hide_digests && digest(tag)))
             .collect()
     }
 }

@@ -45,7 +45,7 @@ impl Resolve {
         let place = self.target.place(&self.reference)?;
         let (source, name) = self.target.open_one(&place, "resolve", &self.cache, CacheUse::Off)?;
         let source = source.source;
-        let digest = match &self.platform.platform {
+        let digest = match &self.platform.wanted()? {
             None => source.resolve(&name).await.map(|descriptor| descriptor.digest),
             Some(platform) => chosen(source.as_ref(), &name, platform).await,
         };

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, Command};
 
 use super::failure::{Failure, Result};
 
@@ -18,7 +18,22 @@ pub(super) fn shape_help(command: Command) -> Command {
     let examples = command.get_after_help().is_some();
     let command =
         command.help_template(if examples { PAGE } else { PAGE_WITHOUT_EXAMPLES }).flatten_help(false);
-    command.mut_subcommands(shape_help)
+    let help = Arg::new("help")
+        .short('h')
+        .long("help")
+        .action(ArgAction::Help)
+        .help("show this help")
+        .help_heading("Flags");
+    command
+        .disable_help_flag(true)
+        .disable_help_subcommand(true)
+        .subcommand_value_name("command")
+        .arg(help)
+        .mut_args(|argument| {
+            let plain = argument.get_help_heading().is_none() && !argument.is_positional();
+            if plain { argument.help_heading("Flags") } else { argument }
+        })
+        .mut_subcommands(shape_help)
 }
 
 /// The first page: the verbs in their groups, each with its one line.
@@ -36,7 +51,11 @@ pub(super) fn overview(command: &Command, groups: &[(&str, &[&str])]) -> String 
 }
 
 /// Answers a request for help on stdout; turns any other complaint of clap into ours.
-pub(super) fn explain<T>(error: clap::Error, command: &Command, arguments: &[OsString]) -> Result<Option<T>> {
+pub(super) fn explain<T>(
+    error: &clap::Error,
+    command: &Command,
+    arguments: &[OsString],
+) -> Result<Option<T>> {
     match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
@@ -44,7 +63,7 @@ pub(super) fn explain<T>(error: clap::Error, command: &Command, arguments: &[OsS
             write!(io::stdout(), "{}", error.render())?;
             Ok(None)
         }
-        _ => Err(Complaint::new(&error, command, arguments).failure()),
+        _ => Err(Complaint::new(error, command, arguments).failure()),
     }
 }
 
@@ -136,7 +155,9 @@ impl<'a> Complaint<'a> {
             None => format!("unknown shorthand flag: '{}' in {flag}", flag.trim_start_matches('-')),
         };
         let failure = Failure::new(message);
-        match self.contexts(ContextKind::SuggestedArg).first() {
+        // Clap's idea of similar reaches far; a slip of the fingers keeps the beginning.
+        let close = |similar: &&String| similar.as_bytes().get(..3) == flag.as_bytes().get(..3);
+        match self.contexts(ContextKind::SuggestedArg).iter().find(close) {
             Some(similar) => failure.help(format!("Did you mean {similar}?")),
             None => failure,
         }
@@ -178,7 +199,7 @@ impl<'a> Complaint<'a> {
             .verb
             .get_arguments()
             .find(|argument| argument.get_long() == Some(long))
-            .and_then(clap::Arg::get_short);
+            .and_then(Arg::get_short);
         short.map_or_else(|| flag.to_owned(), |short| format!("-{short}, {flag}"))
     }
 
@@ -200,7 +221,7 @@ impl<'a> Complaint<'a> {
         };
         let failure = Failure::new(format!("{:?} requires {wanted} but got {}", self.path, self.given()))
             .help(format!("Usage: {}", self.usage()));
-        let purpose = self.verb.get_positionals().find_map(clap::Arg::get_help).map(ToString::to_string);
+        let purpose = self.verb.get_positionals().find_map(Arg::get_help).map(ToString::to_string);
         match purpose {
             Some(purpose) => failure.help(format!(
                 "Please specify {wanted} as {purpose}. Run \"{} -h\" for more options and examples",
@@ -217,9 +238,9 @@ impl<'a> Complaint<'a> {
 
     /// How many arguments that are not flags were typed: parsed once more, with any number allowed.
     fn given(&self) -> usize {
-        let anything = clap::Arg::new("anything").num_args(0..).value_parser(clap::value_parser!(OsString));
+        let anything = Arg::new("anything").num_args(0..).value_parser(clap::value_parser!(OsString));
         let flags = self.verb.get_arguments().filter(|argument| !argument.is_positional());
-        let flags = flags.map(|flag| clap::Arg::new(flag.get_id().clone()).clone_shape(flag));
+        let flags = flags.map(|flag| Arg::new(flag.get_id().clone()).clone_shape(flag));
         let counting = Command::new("count").no_binary_name(true).disable_help_flag(true).arg(anything);
         counting
             .args(flags)
@@ -253,11 +274,11 @@ impl<'a> Complaint<'a> {
 
 /// A flag again, without anything that ties it to other arguments.
 trait CloneShape {
-    fn clone_shape(self, flag: &clap::Arg) -> Self;
+    fn clone_shape(self, flag: &Arg) -> Self;
 }
 
-impl CloneShape for clap::Arg {
-    fn clone_shape(self, flag: &clap::Arg) -> Self {
+impl CloneShape for Arg {
+    fn clone_shape(self, flag: &Arg) -> Self {
         let mut shape = self.action(flag.get_action().clone());
         if let Some(long) = flag.get_long() {
             shape = shape.long(long.to_owned());

@@ -10,12 +10,10 @@ use super::failure::Result;
 #[derive(Args)]
 pub(crate) struct Version {}
 
-impl Version {
-    pub(crate) fn run(&self) -> Result<()> {
-        let platform = artifs::oci::Platform::host();
-        let mut out = io::stdout().lock();
-        writeln!(out, "Version:    {}", env!("CARGO_PKG_VERSION"))?;
-        writeln!(out, "OS/Arch:    {platform}")?;
-        Ok(())
-    }
+pub(crate) fn run() -> Result<()> {
+    let platform = artifs::oci::Platform::host();
+    let mut out = io::stdout().lock();
+    writeln!(out, "Version:    {}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "OS/Arch:    {platform}")?;
+    Ok(())
 }

@@ -61,8 +61,8 @@ impl Remote {
         }
         Ok(RegistrySettings {
             username: self.username.clone(),
-            password: self.secret(self.password.as_ref(), self.password_stdin, "--password")?,
-            identity_token: self.secret(
+            password: Self::secret(self.password.as_ref(), self.password_stdin, "--password")?,
+            identity_token: Self::secret(
                 self.identity_token.as_ref(),
                 self.identity_token_stdin,
                 "--identity-token",
@@ -79,7 +79,7 @@ impl Remote {
         })
     }
 
-    fn secret(&self, given: Option<&String>, stdin: bool, flag: &str) -> Result<Option<String>> {
+    fn secret(given: Option<&String>, stdin: bool, flag: &str) -> Result<Option<String>> {
         if given.is_some() {
             eprintln!("WARNING! Using {flag} via the CLI is insecure. Use {flag}-stdin.");
         }

@@ -62,11 +62,12 @@ impl Target {
             && !path.exists()
         {
             return Err(Failure::new(format!(
-                "invalid argument {:?}: failed to find path {path:?}: no such file or directory",
-                place.raw
+                "invalid argument {:?}: failed to find path \"{}\": no such file or directory",
+                place.raw,
+                path.display()
             )));
         }
-        place.location.open(&settings).map_err(|error| place.failed(error))
+        Ok(place.location.open(&settings)?)
     }
 
     /// Opens the one artifact a place names. `command` is for the words of the error if it names none.

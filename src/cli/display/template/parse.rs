@@ -224,10 +224,12 @@ fn quoted(text: &str) -> Parsed<(Token, &str)> {
 }
 
 type Sections = Peekable<IntoIter<Section>>;
+/// The `end` or `else` a block stopped at, and its line. `None`: the template's end.
+type Stop = Option<(usize, Vec<Token>)>;
 type Tokens = Peekable<IntoIter<Token>>;
 
 /// Pieces up to the end or to an `end` or `else`, which is handed back with what follows it.
-fn block(sections: &mut Sections, depth: usize) -> Parsed<(Vec<Piece>, Option<(usize, Vec<Token>)>)> {
+fn block(sections: &mut Sections, depth: usize) -> Parsed<(Vec<Piece>, Stop)> {
     let mut pieces = Vec::new();
     while let Some(section) = sections.next() {
         let (line, tokens) = match section {
@@ -290,7 +292,7 @@ fn piece(line: usize, tokens: Vec<Token>, sections: &mut Sections, depth: usize)
 fn otherwise(
     line: usize,
     keyword: &str,
-    end: Option<(usize, Vec<Token>)>,
+    end: Stop,
     sections: &mut Sections,
     depth: usize,
 ) -> Parsed<Vec<Piece>> {
