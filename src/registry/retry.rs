@@ -12,8 +12,8 @@ const TRIES: u32 = 5;
 /// Tries after the first for one that cannot be connected to: a name that does not resolve or a closed
 /// port rarely changes within seconds, and a person is waiting.
 const CONNECT_TRIES: u32 = 3;
-/// Kept connections may all be dead after a pause; each costs one of these.
-const STALE_TRIES: u32 = 8;
+/// After a pause kept connections may be dead; so many are tried before it counts as a failing server.
+const STALE_TRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// An answer that comes slower than this is as good as none (registry.md §6, row 7).
@@ -163,8 +163,9 @@ impl Patience {
                 self.stale += 1;
                 return Ok(Duration::ZERO);
             }
-            Again::No | Again::Now => return Err(failure.error),
+            Again::No => return Err(failure.error),
             Again::Soon => (CONNECT_TRIES, None),
+            Again::Now => (TRIES, None),
             Again::Later(named) => (TRIES, named),
         };
         let pause = named.unwrap_or_else(|| pause_before(self.tries));

@@ -1,5 +1,9 @@
 //! Bytes by range: right bytes or an error, whatever happens on the way.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use artifs::error::ErrorKind;
@@ -265,9 +269,59 @@ async fn storage_that_refuses_fresh_addresses_is_an_error_of_the_storage() {
 async fn a_stream_hands_on_what_arrived_without_joining_it() {
     let registry = Registry::start();
     let (blob, content) = with_blob(&registry);
-    let repository = std::sync::Arc::new(repository(&registry));
+    let repository = Arc::new(repository(&registry));
     let reader = repository.open(&blob).unwrap();
     let read: Bytes = reader.read(5..105).await.unwrap();
     assert_eq!(read, content.read(5..105));
     reader.complete().await.unwrap();
+}
+
+/// A server that only counts its connections and serves ranges of zeros. Ends with the test program.
+fn counting_server(size: u64) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            std::thread::spawn(move || {
+                let mut stream = BufReader::new(stream);
+                let (mut line, mut range) = (String::new(), (0, 0));
+                while stream.read_line(&mut line).is_ok_and(|read| read > 0) {
+                    if let Some(text) = line.to_lowercase().trim().strip_prefix("range: bytes=") {
+                        let (first, last) = text.split_once('-').unwrap();
+                        range = (first.parse().unwrap(), last.parse().unwrap());
+                    }
+                    if line == "\r\n" {
+                        let length = range.1 - range.0 + 1;
+                        let head = format!(
+                            "HTTP/1.1 206 Partial\r\nContent-Range: bytes {}-{}/{size}\r\nContent-Length: {length}\r\n\r\n",
+                            range.0, range.1
+                        );
+                        let stream = stream.get_mut();
+                        let _ = stream.write_all(head.as_bytes());
+                        let _ = stream.write_all(&vec![0; length as usize]);
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    (host, count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_reader_needs_one_connection() {
+    let (host, connections) = counting_server(10 << 20);
+    let registry = artifs::registry::Registry::new(&host.parse().unwrap(), &settings()).unwrap();
+    let repository = registry.repository("r").unwrap();
+    let blob = Descriptor::new("a/b", artifs::oci::Digest::of(b"zeros"), 10 << 20);
+    for piece in 0..20_u64 {
+        let start = piece * 300_000;
+        assert_eq!(read(&repository, &blob, start..start + 300_000).await.unwrap().len(), 300_000);
+        // The connection is free as soon as its task has seen the answer's end.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(connections.load(Ordering::SeqCst) <= 2, "{connections:?}");
 }

@@ -1,11 +1,14 @@
 //! Tags, repositories, referrers.
 
 use artifs::error::ErrorKind;
+use artifs::oci::reference::Host;
 use artifs::registry;
 use artifs::store::Source as _;
 use support::distribution::Distribution;
 use support::registry::{Endpoint, Fault, Links, On, Referrers, Registry};
 use support::seed::Artifact;
+use support::seed::Destination;
+use support::zot::Zot;
 
 use crate::{lines, name, repository, settings};
 
@@ -125,14 +128,30 @@ async fn trouble_is_not_taken_for_no_referrers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_registry_is_read_in_all_ways() {
     let Some(distribution) = Distribution::start() else { return };
+    let registry = read_in_all_ways(distribution.host(), &distribution).await;
+    let error = registry.repository("absent").unwrap().tags().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(
+        error.to_string().ends_with("name unknown: repository name not known to registry: map[name:absent]"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zot_is_read_in_all_ways() {
+    let Some(zot) = Zot::start() else { return };
+    read_in_all_ways(zot.host(), &zot).await;
+}
+
+async fn read_in_all_ways(host: Host, destination: &impl Destination) -> registry::Registry {
     let content = support::Big::new(3_000_000, 5);
     let artifact = Artifact::new().file("big", content.clone());
     let blob = artifact.layers().next().unwrap().clone();
-    let subject = artifact.tag("v1").tag("v2").push(&distribution, "r");
-    let about = Artifact::new().kind("a/sig").about(&subject).push(&distribution, "r");
+    let subject = artifact.tag("v1").tag("v2").push(destination, "r");
+    let about = Artifact::new().kind("a/sig").about(&subject).push(destination, "r");
     // Its address is 127.0.0.1, so this also finds out that it speaks plain HTTP.
     let settings = artifs::registry::Settings { plain_http: None, ..settings() };
-    let registry = registry::Registry::new(&distribution.host(), &settings).unwrap();
+    let registry = registry::Registry::new(&host, &settings).unwrap();
     registry.ping().await.unwrap();
     assert_eq!(registry.repositories(None).await.unwrap(), ["r"]);
     let repository = registry.repository("r").unwrap();
@@ -144,10 +163,5 @@ async fn docker_registry_is_read_in_all_ways() {
     }
     let found = repository.referrers(&subject, None).await.unwrap();
     assert_eq!(found.iter().map(|found| &found.digest).collect::<Vec<_>>(), [&about.digest]);
-    let error = registry.repository("absent").unwrap().tags().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(
-        error.to_string().ends_with("name unknown: repository name not known to registry: map[name:absent]"),
-        "{error}"
-    );
+    registry
 }
