@@ -197,77 +197,65 @@ impl Client {
         turns: &mut Turns,
         patience: &mut Patience,
     ) -> Result<Option<HeaderValue>, Failure> {
-        let status = answer.status();
+        let forbidden = answer.status() == StatusCode::FORBIDDEN;
         let asked = answer.url().clone();
         let challenges = challenge::parse(answer.headers());
         let complaint = Complaint::read(answer, patience).await;
-        if status == StatusCode::FORBIDDEN {
-            // ECR says so when the password of twelve hours is over (registry.md §1.4).
-            if complaint.says_expired() && !turns.asked_anew {
-                turns.asked_anew = true;
-                if self.auth.has_newer(scope).await? {
-                    return self.authorization(scope, patience).await;
-                }
-            }
-            return Err(Failure::last(self.advise(complaint)));
+        if forbidden {
+            return self.answer_expiry(scope, complaint, turns, patience).await;
         }
-        let was_bearer = used.as_ref().is_some_and(|used| used.as_bytes().starts_with(b"Bearer "));
-        let service = |challenges: &[Challenge]| {
-            challenges.iter().find_map(|challenge| match challenge {
-                Challenge::Bearer { realm, service, scope, error } => {
-                    Some((realm.clone(), service.clone(), scope.clone(), error.clone()))
-                }
-                _ => None,
-            })
-        };
-        if let Some(used) = used.as_ref().filter(|_| was_bearer) {
-            let said = service(&challenges).and_then(|(.., error)| error);
-            if turns.answered && !turns.delayed && said.as_deref() == Some("invalid_token") {
+        if let Some(used) = used.as_ref().filter(|used| used.as_bytes().starts_with(b"Bearer ")) {
+            let bearer_error = challenges.iter().find_map(Challenge::bearer_error);
+            if turns.answered && !turns.delayed && bearer_error == Some("invalid_token") {
                 turns.delayed = true;
                 patience.rest(CLOCK_SKEW).await;
                 return Ok(Some(used.clone()));
             }
             self.auth.forget(scope, used);
             // Harbor asks for Basic when a token is stale; what it really wants it says to a bare request.
-            if service(&challenges).is_none() && !turns.bare && !turns.answered {
+            if bearer_error.is_none() && !turns.bare && !turns.answered {
                 turns.bare = true;
                 return Ok(None);
             }
         }
-        if turns.answered {
-            if !turns.asked_anew {
-                turns.asked_anew = true;
-                if self.auth.has_newer(scope).await? {
-                    return self.answer(scope, &asked, &challenges, None, patience).await.map(Some);
-                }
+        let first = !std::mem::replace(&mut turns.answered, true);
+        let challenges = if challenges.is_empty() && first {
+            self.challenges_of_the_root(patience).await?
+        } else {
+            challenges
+        };
+        let mut error = complaint.into_error();
+        if first && !challenges.is_empty() {
+            match self.answer(scope, &asked, &challenges, used.as_ref(), patience).await {
+                // The very same again could only be refused again.
+                Ok(header) if used.as_ref() == Some(&header) => {}
+                Ok(header) => return Ok(Some(header)),
+                Err(failure) if failure.error.kind() == ErrorKind::Unauthorized => error = failure.error,
+                Err(failure) => return Err(failure),
             }
-            return Err(Failure::last(self.refused(scope, complaint).await));
         }
-        turns.answered = true;
-        let challenges =
-            if challenges.is_empty() { self.challenges_of_the_root(patience).await? } else { challenges };
-        if challenges.is_empty() {
-            return Err(Failure::last(self.refused(scope, complaint).await));
+        if !challenges.is_empty()
+            && !std::mem::replace(&mut turns.asked_anew, true)
+            && self.auth.has_newer(scope).await?
+        {
+            return self.answer(scope, &asked, &challenges, None, patience).await.map(Some);
         }
-        match self.answer(scope, &asked, &challenges, used.as_ref(), patience).await {
-            Ok(header) if used.as_ref() == Some(&header) => {
-                // The very same again can only be refused again, unless there is a newer credential.
-                turns.asked_anew = true;
-                if self.auth.has_newer(scope).await? {
-                    return self.answer(scope, &asked, &challenges, None, patience).await.map(Some);
-                }
-                Err(Failure::last(self.refused(scope, complaint).await))
-            }
-            Ok(header) => Ok(Some(header)),
-            Err(failure) if failure.error.kind() == ErrorKind::Unauthorized && !turns.asked_anew => {
-                turns.asked_anew = true;
-                if self.auth.has_newer(scope).await? {
-                    return self.answer(scope, &asked, &challenges, None, patience).await.map(Some);
-                }
-                Err(Failure { error: self.explain_refusal(scope, failure.error).await, ..failure })
-            }
-            Err(failure) => Err(failure),
+        Err(Failure::last(self.explain_refusal(scope, error).await))
+    }
+
+    /// A 403 is final, but where it says that the password is over: ECR's lives for twelve hours (registry.md §1.4).
+    async fn answer_expiry(
+        &self,
+        scope: &Scope,
+        complaint: Complaint,
+        turns: &mut Turns,
+        patience: &mut Patience,
+    ) -> Result<Option<HeaderValue>, Failure> {
+        let worth_it = complaint.says_expired() && !std::mem::replace(&mut turns.asked_anew, true);
+        if worth_it && self.auth.has_newer(scope).await? {
+            return self.authorization(scope, patience).await;
         }
+        Err(Failure::last(self.advise(complaint)))
     }
 
     /// An answer to the best of these challenges: a token rather than the password itself.
@@ -356,11 +344,6 @@ impl Client {
         let is_refusal = answer.status() == StatusCode::UNAUTHORIZED && answer.is_from_registry();
         let _ = answer.complaint(patience).await;
         Ok(if is_refusal { challenge::parse(&headers) } else { Vec::new() })
-    }
-
-    async fn refused(&self, scope: &Scope, complaint: Complaint) -> Error {
-        let error = complaint.into_error();
-        self.explain_refusal(scope, error).await
     }
 
     /// The next thing to do for somebody who was not let in.

@@ -15,6 +15,16 @@ pub(super) enum Challenge {
     Other(String),
 }
 
+impl Challenge {
+    /// What a Bearer challenge says is wrong with the token sent; empty if it does not say.
+    pub(super) fn bearer_error(&self) -> Option<&str> {
+        match self {
+            Self::Bearer { error, .. } => Some(error.as_deref().unwrap_or_default()),
+            _ => None,
+        }
+    }
+}
+
 /// All challenges, in order. A line that does not parse is worth nothing, and no reason to ignore the others.
 pub(super) fn parse(headers: &HeaderMap) -> Vec<Challenge> {
     let mut challenges = Vec::new();
