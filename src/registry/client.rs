@@ -69,7 +69,7 @@ impl Client {
         Ok(Self {
             host: host.clone(),
             origin: Origin::new(host, settings.plain_http)?,
-            http: Http::new(Tls::load(host, settings)?, addresses(settings), host.is_loopback()),
+            http: Http::new(Tls::load(host, settings)?, addresses(settings)),
             headers: own_headers(settings)?,
             auth: Auth::new(host, settings),
             insecure: settings.insecure,

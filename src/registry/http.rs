@@ -17,6 +17,7 @@ pub(super) use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub(super) use reqwest::{Method, StatusCode};
 use url::Url;
 
+use super::redirect;
 use super::retry::{Again, Failure, Patience};
 use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,41 +53,48 @@ pub(super) struct Http {
     tls: Tls,
     /// Domain → addresses, from `--resolve`.
     resolve: Vec<(String, SocketAddr)>,
-    /// The registry is on this machine, where no proxy stands in between, whatever the environment says.
-    is_local: bool,
     registry: Mutex<Option<Client>>,
     elsewhere: Mutex<Option<Client>>,
+    /// Elsewhere, but on this machine.
+    here: Mutex<Option<Client>>,
 }
 
 impl Http {
-    pub(super) fn new(tls: Tls, resolve: Vec<(String, SocketAddr)>, is_local: bool) -> Self {
+    pub(super) fn new(tls: Tls, resolve: Vec<(String, SocketAddr)>) -> Self {
         install_crypto();
-        Self { tls, resolve, is_local, registry: Mutex::default(), elsewhere: Mutex::default() }
+        Self { tls, resolve, registry: Mutex::default(), elsewhere: Mutex::default(), here: Mutex::default() }
     }
 
-    fn client(&self, to: To, secure: bool) -> Result<Client> {
+    fn client(&self, to: To, url: &Url) -> Result<Client> {
+        let local = redirect::is_loopback(url);
         let slot = match to {
             To::Registry => &self.registry,
+            To::Elsewhere if local => &self.here,
             To::Elsewhere => &self.elsewhere,
         };
         let mut slot = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(client) = &*slot {
             return Ok(client.clone());
         }
-        let client = self.build(to, secure)?;
+        let client = self.build(to, url.scheme() == "https", local)?;
         *slot = Some(client.clone());
         Ok(client)
     }
 
-    fn build(&self, to: To, secure: bool) -> Result<Client> {
+    fn build(&self, to: To, secure: bool, local: bool) -> Result<Client> {
         // The registry's client speaks to one origin; where that is plain HTTP there is nothing to trust.
         let trust_nothing = to == To::Registry && !secure;
         let failed =
             |error: reqwest::Error| Error::new(ErrorKind::Io, format!("set up TLS: {}", innermost(&error)));
-        match self.builder(to, trust_nothing)?.build() {
+        let build = |trust_nothing| {
+            let builder = self.builder(to, trust_nothing)?;
+            // No proxy stands between this machine and itself, whatever the environment says; Go holds it the same.
+            Ok(if local { builder.no_proxy() } else { builder }.build())
+        };
+        match build(trust_nothing)? {
             Ok(client) => Ok(client),
             // A machine without any CA certificates can still speak plain HTTP; TLS then says what is missing.
-            Err(_) if self.tls.only.is_none() => self.builder(to, true)?.build().map_err(failed),
+            Err(_) if self.tls.only.is_none() => build(true)?.map_err(failed),
             Err(error) => Err(failed(error)),
         }
     }
@@ -102,9 +110,6 @@ impl Http {
             .tcp_keepalive(Duration::from_secs(30))
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(60));
-        if to == To::Registry && self.is_local {
-            builder = builder.no_proxy();
-        }
         for (domain, address) in &self.resolve {
             builder = builder.resolve(domain, *address);
         }
@@ -146,7 +151,7 @@ impl Http {
     /// Sends one request and waits for the head of its answer.
     pub(super) async fn call(&self, call: Call<'_>, patience: &mut Patience) -> Result<Answer, Failure> {
         let host = host_of(call.url);
-        let client = self.client(call.to, call.url.scheme() == "https").map_err(Failure::last)?;
+        let client = self.client(call.to, call.url).map_err(Failure::last)?;
         let mut request = client.request(call.method.clone(), call.url.clone()).headers(call.headers);
         if let Some(form) = call.form {
             request = request.form(form);

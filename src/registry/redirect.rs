@@ -63,18 +63,19 @@ fn is_cloud_metadata(address: Ipv6Addr) -> bool {
     address == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)
 }
 
+/// Whether this is the machine itself.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    url.host_str() == Some("localhost") || address(url).is_some_and(|address| address.is_loopback())
+}
+
 /// Whether this is an address of the machine itself or of a private network.
 pub(super) fn is_private(url: &Url) -> bool {
-    if url.host_str() == Some("localhost") {
+    if is_loopback(url) {
         return true;
     }
     match address(url) {
-        Some(IpAddr::V4(address)) => {
-            address.is_loopback() || address.is_private() || address.is_unspecified()
-        }
-        Some(IpAddr::V6(address)) => {
-            address.is_loopback() || address.is_unique_local() || address.is_unspecified()
-        }
+        Some(IpAddr::V4(address)) => address.is_private() || address.is_unspecified(),
+        Some(IpAddr::V6(address)) => address.is_unique_local() || address.is_unspecified(),
         None => false,
     }
 }

@@ -86,7 +86,8 @@ impl Tls {
             Tls::InvalidCertificate(CertificateError::UnknownIssuer) => Error::new(
                 ErrorKind::Unavailable,
                 format!(
-                    "the certificate of {host} is signed by nobody this machine trusts; put its CA into \
+                    "the certificate of {host} is signed by nobody this machine trusts; install ca-certificates for public \
+                     registries; for others put the CA into \
                      /etc/containers/certs.d/{host}/ca.crt, or name it with --ca-file, or use --insecure"
                 ),
             ),

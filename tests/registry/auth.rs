@@ -168,3 +168,18 @@ async fn a_token_service_that_fails_for_a_moment_is_asked_again() {
     registry.fault(On::tokens().times(2), Fault::status(503));
     assert!(repository_with(&registry, &user()).tags().await.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_token_that_never_comes_waits_no_longer_than_who_asked() {
+    let registry = guarded(Auth::bearer());
+    registry.fault(On::tokens(), Fault::Silent);
+    let impatient = Settings { deadline: std::time::Duration::from_secs(1), ..user() };
+    let repository = repository_with(&registry, &impatient);
+    let work = (0..32).map(|_| async { repository.tags().await.unwrap_err() });
+    // One after another they would take half a minute.
+    let errors =
+        tokio::time::timeout(std::time::Duration::from_secs(15), futures_util::future::join_all(work));
+    for error in errors.await.expect("all give up by themselves") {
+        assert!(error.is_retryable(), "{error}");
+    }
+}
