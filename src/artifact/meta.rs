@@ -60,7 +60,7 @@ impl Folder for Root {
         self.files.list().await
     }
 
-    async fn own_attributes(&self) -> Result<Attributes> {
+    async fn own_attributes(&self) -> Result<Option<Attributes>> {
         self.files.own_attributes().await
     }
 
