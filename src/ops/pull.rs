@@ -119,6 +119,12 @@ async fn pull_one(
             let node = tree::walk(&root, path.as_bytes()).await?;
             let clean = names::clean(path.as_bytes())
                 .map_err(|why| Error::new(ErrorKind::Invalid, format!("{path:?}: {why}")))?;
+            // A member asked for by name is listed, with the layer it lies in.
+            if let Node::File(file) = &node
+                && let (None, Some(layer)) = (file.whole_layer(), &file.layer)
+            {
+                plan.files.push((clean.components.clone(), Descriptor::clone(layer), false));
+            }
             plan.add(clean.components, node).await?;
         }
     }

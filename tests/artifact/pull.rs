@@ -220,8 +220,9 @@ async fn only_what_is_asked_for_comes() {
     let artifact = store.open_tag("v1").await;
     let out = out();
     let options = PullOptions { paths: vec!["d/sub".into(), "d/a".into()], ..PullOptions::default() };
-    pull(&artifact, out.path(), &options, &()).await.unwrap();
+    let pulled = pull(&artifact, out.path(), &options, &()).await.unwrap();
     assert_eq!(files(out.path()), ["d", "d/a", "d/sub", "d/sub/b", "d/sub/c"]);
+    assert_eq!(pulled.files.last().unwrap().path, out.path().join("d/a"));
     let options = PullOptions { paths: vec!["missing".into()], ..PullOptions::default() };
     let error = pull(&artifact, out.path(), &options, &()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFound);
