@@ -13,11 +13,14 @@ mod login;
 mod logout;
 mod ls;
 mod man;
+mod mount;
 mod options;
 mod progress;
 mod pull;
 mod repo;
 mod resolve;
+mod status;
+mod unmount;
 mod usage;
 mod version;
 
@@ -40,6 +43,9 @@ struct Artifs {
 /// Every verb.
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    Mount(Box<mount::Mount>),
+    Unmount(unmount::Unmount),
+    Status(status::Status),
     Ls(ls::Ls),
     Cat(cat::Cat),
     Pull(pull::Pull),
@@ -55,6 +61,7 @@ pub(crate) enum Command {
 
 /// How the help groups the verbs. A test holds that each visible one is in exactly one group.
 const GROUPS: &[(&str, &[&str])] = &[
+    ("Mount", &["mount", "unmount", "status"]),
     ("Look and fetch", &["ls", "cat", "pull", "resolve"]),
     ("Registries", &["repo", "login", "logout"]),
     ("This machine", &["cache", "version", "completion"]),
@@ -67,6 +74,9 @@ impl Command {
             debug.start_log();
         }
         match self {
+            Self::Mount(verb) => verb.run().await,
+            Self::Unmount(verb) => verb.run().await,
+            Self::Status(verb) => verb.run().await,
             Self::Ls(verb) => verb.run().await,
             Self::Cat(verb) => verb.run().await,
             Self::Pull(verb) => verb.run().await,
@@ -83,6 +93,9 @@ impl Command {
 
     fn debug(&self) -> Option<&Debug> {
         match self {
+            Self::Mount(verb) => Some(&verb.debug),
+            Self::Unmount(verb) => Some(&verb.debug),
+            Self::Status(verb) => Some(&verb.debug),
             Self::Ls(verb) => Some(&verb.debug),
             Self::Cat(verb) => Some(&verb.debug),
             Self::Pull(verb) => Some(&verb.debug),
@@ -113,7 +126,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Option<
 fn command() -> clap::Command {
     let command = usage::shape_help(Artifs::command());
     let overview = usage::overview(&command, GROUPS);
-    let mut command = command.help_template(overview).disable_help_subcommand(false);
+    let mut command = command.help_template(overview);
     command.build();
     command
 }

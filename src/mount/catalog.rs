@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use super::follow::{Named, Slot, Slots};
+use super::follow::{FOLLOWED, Named, Slot, Slots};
 use crate::artifact::View;
 use crate::artifact::tree::{Attributes, Entries, FileName, Folder, Node, stable_id};
 use crate::error::{Error, ErrorKind, Result};
@@ -101,7 +101,8 @@ impl Folder for Place {
     }
 
     fn lifetime(&self) -> Duration {
-        LIFETIME
+        let followed = self.tags.as_ref().is_some_and(|tags| tags.slots.are_followed());
+        if followed { FOLLOWED } else { LIFETIME }
     }
 
     async fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
@@ -121,7 +122,13 @@ impl Folder for Place {
             return Ok(Some(node));
         }
         match listed {
-            Some((nested, listed)) => nested.unlisted(&self.child(name), listed.whole).await,
+            Some((nested, listed)) => {
+                // Without a list nobody can say what is only on the way to a repository; below a repository
+                // that is there, nothing is.
+                let may_lead_on =
+                    !listed.whole && self.tags.as_ref().is_none_or(|tags| !tags.listed.is_known());
+                nested.unlisted(&self.child(name), may_lead_on).await
+            }
             None => Ok(None),
         }
     }
@@ -203,16 +210,17 @@ impl Repositories {
 
     /// The folder of a repository, the same one each time.
     fn place(self: &Arc<Self>, path: &str) -> Result<Node> {
-        let known = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
-        let place = match known {
-            Some(place) => place,
-            None => {
-                let made = self.make(path)?;
-                let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-                Arc::clone(places.entry(path.to_owned()).or_insert(made))
-            }
-        };
+        if let Some(place) = self.known(path) {
+            return Ok(Node::Folder(place));
+        }
+        let made = self.make(path)?;
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = Arc::clone(places.entry(path.to_owned()).or_insert(made));
         Ok(Node::Folder(place))
+    }
+
+    fn known(&self, path: &str) -> Option<Arc<Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
     }
 
     fn make(self: &Arc<Self>, path: &str) -> Result<Arc<Place>> {
@@ -227,9 +235,8 @@ impl Repositories {
     }
 
     /// A path that is not listed: private repositories often are not, and some registries list nothing.
-    async fn unlisted(self: &Arc<Self>, path: &str, list_is_whole: bool) -> Result<Option<Node>> {
-        let known = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
-        if let Some(place) = known {
+    async fn unlisted(self: &Arc<Self>, path: &str, may_lead_on: bool) -> Result<Option<Node>> {
+        if let Some(place) = self.known(path) {
             return Ok(Some(Node::Folder(place)));
         }
         let Ok(host) = self.host.parse() else { return Ok(None) };
@@ -238,8 +245,7 @@ impl Repositories {
         }
         match self.catalog.repository(path)?.tags().await {
             Ok(_) => self.place(path).map(Some),
-            // Without a list nobody can say that it is not on the way to a repository.
-            Err(error) if is_absence(&error) && !list_is_whole => {
+            Err(error) if is_absence(&error) && may_lead_on => {
                 self.make(path).map(|place| Some(Node::Folder(place)))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -345,6 +351,12 @@ impl<T> Default for Fresh<T> {
 }
 
 impl<T> Fresh<T> {
+    /// Whether it was ever answered.
+    fn is_known(&self) -> bool {
+        // Whoever holds the lock is asking: not answered yet, or known to be.
+        self.value.try_lock().is_ok_and(|value| value.is_some())
+    }
+
     /// The value, asked for if it is older than [`LIFETIME`]. While the registry is gone or slow, the old one
     /// goes on being served.
     async fn get(&self, ask: impl Future<Output = Result<T>>) -> Result<Arc<T>> {

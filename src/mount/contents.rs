@@ -1,7 +1,11 @@
 //! Contents: open, read, release.
 
+use std::collections::HashMap;
+use std::future::Future;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -15,6 +19,26 @@ use crate::error::{Context as _, Error, ErrorKind, Result};
 /// The slowest a blob may come before `--verify=full` gives up opening it, in bytes per second: far below any
 /// network one would mount over, and still an end to a wait nobody can interrupt.
 const SLOWEST: u64 = 1 << 20;
+
+/// For how long a failure answers the kernel's next question about the same file.
+const MEMORY: Duration = Duration::from_secs(1);
+
+/// Files whose bytes could not be had a moment ago.
+#[derive(Default)]
+pub(super) struct Failing(Mutex<HashMap<u64, (Instant, Error)>>);
+
+impl Failing {
+    fn recently(&self, number: u64) -> Option<Error> {
+        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.get(&number).filter(|(when, _)| when.elapsed() < MEMORY).map(|(_, error)| error.clone())
+    }
+
+    fn remember(&self, number: u64, error: &Error) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|_, (when, _)| when.elapsed() < MEMORY);
+        failures.insert(number, (Instant::now(), error.clone()));
+    }
+}
 
 /// A file about to be opened.
 pub(super) struct Prepared {
@@ -74,7 +98,7 @@ impl Filesystem {
     pub(super) async fn read(&self, handle: u64, offset: u64, length: u64) -> Result<Bytes> {
         Counts::add(&self.counts.reads, 1);
         let handle = self.handles.file(handle);
-        let Some(Handle::Reading { reader, size }) = handle.as_deref() else {
+        let Some(Handle::Reading { number, reader, size }) = handle.as_deref() else {
             return Err(Error::new(ErrorKind::Io, "this file is not open for reading"));
         };
         let start = offset.min(*size);
@@ -82,13 +106,26 @@ impl Filesystem {
         if start == end {
             return Ok(Bytes::new());
         }
-        let bytes = self.in_time("read", reader.read(start..end)).await?;
+        let bytes = self.bytes(*number, reader.read(start..end)).await?;
         if bytes.len() as u64 != end - start {
             let short = format!("{} bytes came where {} were asked for", bytes.len(), end - start);
             return Err(Error::new(ErrorKind::Corrupt, short));
         }
         Counts::add(&self.counts.read_bytes, bytes.len() as u64);
         Ok(bytes)
+    }
+
+    /// Bytes in time. After a failure the kernel asks again for every page somebody waits for, one after the
+    /// other; these are answered with the same failure, so that the last reader waits no longer than the first.
+    async fn bytes(&self, number: u64, work: impl Future<Output = Result<Bytes>>) -> Result<Bytes> {
+        let mut work = std::pin::pin!(work);
+        if let Poll::Ready(bytes) = futures_util::poll!(work.as_mut()) {
+            return bytes;
+        }
+        if let Some(error) = self.failing.recently(number) {
+            return Err(error);
+        }
+        self.in_time("read", work).await.inspect_err(|error| self.failing.remember(number, error))
     }
 
     /// Fetches all of the blob a file is in and checks it.

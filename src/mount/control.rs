@@ -74,26 +74,33 @@ pub(super) fn open(running: &Arc<Running>) -> Result<Door> {
     let path = folder()?.join(name);
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).doing(|| format!("listen at {}", path.display()))?;
-    let running = Arc::clone(running);
-    let serving = tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let running = Arc::clone(&running);
-                    tokio::spawn(async move {
-                        if let Err(error) = serve(stream, &running).await {
-                            tracing::debug!(%error, "somebody asked and left");
-                        }
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept on the control socket");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
+    let serving = tokio::spawn(listen(listener, Arc::clone(running), path.clone()));
+    Ok(Door { path, serving })
+}
+
+/// Answers until the mount has ended; then there is nothing to ask any more.
+async fn listen(listener: UnixListener, running: Arc<Running>, path: PathBuf) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = running.ended() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let running = Arc::clone(&running);
+                tokio::spawn(async move {
+                    if let Err(error) = serve(stream, &running).await {
+                        tracing::debug!(%error, "somebody asked and left");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the control socket");
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
-    });
-    Ok(Door { path, serving })
+    }
+    let _ = std::fs::remove_file(&path);
 }
 
 async fn serve(mut stream: UnixStream, running: &Running) -> std::io::Result<()> {
@@ -132,13 +139,11 @@ async fn ask(socket: &Path, ask: Ask) -> Result<Option<Answer>> {
         BufReader::new(stream.take(LONGEST)).read_line(&mut line).await?;
         Ok(Some(serde_json::from_str(&line)?))
     };
-    match tokio::time::timeout(PATIENCE, asking).await {
-        Ok(answered) => answered.doing(|| format!("ask the mount at {}", socket.display())),
-        Err(_) => {
-            let message = format!("the mount at {} does not answer", socket.display());
-            Err(Error::new(ErrorKind::Unavailable, message))
-        }
-    }
+    let Ok(answered) = tokio::time::timeout(PATIENCE, asking).await else {
+        let message = format!("the mount at {} does not answer", socket.display());
+        return Err(Error::new(ErrorKind::Unavailable, message));
+    };
+    answered.doing(|| format!("ask the mount at {}", socket.display()))
 }
 
 /// Each mount of this user that answers, with its socket.
@@ -186,13 +191,11 @@ pub async fn unmount(path: &Path, lazy: bool) -> Result<()> {
         },
         _ => mountpoint::take_away(&path, lazy)?,
     }
+    // The socket goes when the last answer was given; a lazily detached mount may have users for hours.
+    let patience = std::time::Instant::now() + PATIENCE;
     if let Some(socket) = socket.filter(|_| !lazy) {
-        // The socket goes last, when everything the mount held is let go.
-        while socket.exists() {
+        while socket.exists() && std::time::Instant::now() < patience {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            if ask(&socket, Ask::Status).await.is_ok_and(|answer| answer.is_none()) {
-                break;
-            }
         }
     }
     Ok(())

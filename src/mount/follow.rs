@@ -15,8 +15,9 @@ use crate::error::Result;
 use crate::oci::{Descriptor, Digest, Name};
 use crate::store::Source;
 
-/// How long the kernel may go on showing a tag that moved.
-const FOLLOWED: Duration = Duration::from_secs(1);
+/// How long the kernel may remember a name that may move: not at all, so that nobody sees a bit of both. It
+/// is answered from memory.
+pub(super) const FOLLOWED: Duration = Duration::ZERO;
 
 /// What a name is looked up in, and how it is shown.
 #[derive(Clone)]
@@ -148,6 +149,11 @@ impl Slots {
         slot
     }
 
+    /// Whether names may move under this mount.
+    pub(super) fn are_followed(&self) -> bool {
+        self.follow.is_some()
+    }
+
     /// Resolves every entered tag again and again. Never ends by itself; what fails keeps its pin.
     pub(super) async fn keep_following(self: Arc<Self>, deadline: Duration) {
         let Some(every) = self.follow else { return };
@@ -162,7 +168,7 @@ impl Slots {
                 let reference = slot.pin().named.reference.clone();
                 match tokio::time::timeout(deadline, slot.refresh()).await {
                     Ok(Ok(true)) => {
-                        tracing::info!(%reference, "the tag moved; new opens see the new content")
+                        tracing::info!(%reference, "the tag moved; new opens see the new content");
                     }
                     Ok(Ok(false)) => {}
                     Ok(Err(error)) => tracing::warn!(%reference, %error, "cannot follow the tag just now"),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::contents::Failing;
 use super::follow::Slot;
 use super::handles::Handles;
 use super::inodes::{Inodes, ROOT};
@@ -22,6 +23,7 @@ pub(super) struct Filesystem {
     pub(super) inodes: Inodes,
     pub(super) handles: Handles,
     pub(super) counts: Counts,
+    pub(super) failing: Failing,
     /// Who owns what has no owner of its own.
     pub(super) owner: (u32, u32),
     pub(super) deadline: Duration,

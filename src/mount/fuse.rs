@@ -53,7 +53,8 @@ pub(super) fn start(fs: Arc<Filesystem>, options: &Options, words: &Words) -> st
         MountOption::RO,
         MountOption::DefaultPermissions,
         MountOption::FSName(options.reference.clone()),
-        MountOption::Subtype("artifs".into()),
+        // fuser itself knows a subtype only on the way through fusermount.
+        MountOption::CUSTOM("subtype=artifs".into()),
     ];
     if words.no_exec {
         config.mount_options.push(MountOption::NoExec);

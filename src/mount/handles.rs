@@ -20,7 +20,12 @@ pub(super) struct Backing(pub(super) Arc<dyn Any + Send + Sync>);
 /// An open file.
 pub(super) enum Handle {
     /// The kernel asks us for bytes and keeps them.
-    Reading { reader: Reader, size: u64 },
+    Reading {
+        /// The inode.
+        number: u64,
+        reader: Reader,
+        size: u64,
+    },
     /// The kernel reads the verified blob's file; nothing is asked.
     Passthrough,
 }
@@ -65,7 +70,7 @@ impl Handles {
         in_use.opens += 1;
         match &in_use.backing {
             Some(backing) => (self.files.insert(Handle::Passthrough), Way::Passthrough(backing.clone())),
-            None => (self.files.insert(Handle::Reading { reader, size }), Way::Cached),
+            None => (self.files.insert(Handle::Reading { number, reader, size }), Way::Cached),
         }
     }
 

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::View;
+use crate::cache::{self, Cache};
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::Name;
 use crate::store::{Catalog, Source};
@@ -79,7 +80,7 @@ pub struct Status {
     pub pid: u32,
     /// Files that are open.
     pub open_files: u64,
-    /// Opens so far, and how many of them the kernel reads by itself.
+    /// Opens so far.
     pub opens: u64,
     /// Of these, the ones the kernel reads by itself.
     pub passed_through: u64,
@@ -95,6 +96,10 @@ pub struct Status {
     pub failures: u64,
     /// The last of them.
     pub last_failure: Option<String>,
+    /// What the process fetched and served through its cache, if it has one.
+    pub cache: Option<cache::Stats>,
+    /// Where the process writes what it has to say.
+    pub log: Option<PathBuf>,
 }
 
 /// A running mount. Dropped without [`stop`](Self::stop), it is detached.
@@ -109,13 +114,17 @@ struct Running {
     fs: Arc<Filesystem>,
     mountpoint: PathBuf,
     reference: String,
+    log: Option<PathBuf>,
+    cache: Option<Cache>,
     ended: fuse::Ended,
 }
 
 impl Mount {
     /// Mounts, and returns once the mount answers. What can be known to fail fails here: a missing tag, a
     /// registry that refuses, a mountpoint that cannot be one.
-    pub async fn start(root: Root, mut options: Options) -> Result<Self> {
+    ///
+    /// `cache` is what its figures are taken from; the stores of `root` bring their own.
+    pub async fn start(root: Root, mut options: Options, cache: Option<Cache>) -> Result<Self> {
         options.mountpoint = mountpoint::check(&options.mountpoint)?;
         let words = options::Words::parse(&options.mount_options)?;
         let slots = Slots::new(options.follow);
@@ -129,6 +138,7 @@ impl Mount {
             inodes: inodes::Inodes::default(),
             handles: handles::Handles::default(),
             counts: Counts::default(),
+            failing: contents::Failing::default(),
             owner,
             deadline: options.deadline,
             verify: options.verify,
@@ -139,6 +149,8 @@ impl Mount {
             fs,
             mountpoint: options.mountpoint.clone(),
             reference: options.reference.clone(),
+            log: options.log.clone(),
+            cache,
             ended,
         });
         let mut mount = Self { running, tasks: Vec::new(), door: None };
@@ -214,6 +226,8 @@ impl Running {
             listings: of(&fs.counts.listings),
             failures: of(&fs.counts.failures),
             last_failure: fs.counts.last_failure(),
+            cache: self.cache.as_ref().map(Cache::stats),
+            log: self.log.clone(),
         }
     }
 

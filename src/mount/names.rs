@@ -54,6 +54,8 @@ impl Filesystem {
             let inode = self.inodes.tell(parent, name, &node);
             (inode, self.stat(inode.number, &node))
         });
+        // Looking for what is not there may cost a request each time; a second is soon enough to find it.
+        let lifetime = if entry.is_none() { lifetime.max(Duration::from_secs(1)) } else { lifetime };
         Ok(Found { entry, lifetime })
     }
 

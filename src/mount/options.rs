@@ -28,6 +28,8 @@ pub struct Options {
     pub passthrough: bool,
     /// Threads that answer the kernel.
     pub threads: usize,
+    /// Where the log goes, for `status` to say.
+    pub log: Option<PathBuf>,
 }
 
 /// When a blob is checked against its digest.
@@ -55,6 +57,7 @@ impl Options {
             passthrough: true,
             // One per core: a request costs mostly the wake-up of another core (limits.md §5).
             threads: std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
+            log: None,
         }
     }
 }
