@@ -108,7 +108,7 @@ pub(super) fn prune(place: &Place, budget: Option<u64>) -> Result<Freed> {
     let mut freed = Freed { left: stored.iter().map(|stored| stored.on_disk).sum(), ..Freed::default() };
     let down_to = match budget {
         Some(budget) => budget,
-        None => (free(place.root())? + freed.left) / 2,
+        None => u64::midpoint(free(place.root())?, freed.left),
     };
     for stored in stored {
         if freed.left <= down_to {
