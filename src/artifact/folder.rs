@@ -66,7 +66,8 @@ pub(super) fn whole_blob(source: &Arc<dyn Source>, layer: &Arc<Descriptor>, attr
 pub(super) struct Branch {
     shown: Arc<Shown>,
     path: Vec<FileName>,
-    attributes: Attributes,
+    /// What an archive's entry says of it.
+    explicit: Option<Attributes>,
     parts: Vec<Part>,
     entries: OnceLock<Arc<Entries>>,
 }
@@ -92,21 +93,14 @@ struct Found {
 impl Branch {
     /// The artifact's root folder.
     pub(super) fn root(shown: Arc<Shown>) -> Self {
-        Self {
-            path: Vec::new(),
-            attributes: Attributes { modified: shown.modified, ..Attributes::FOLDER },
-            parts: shown.parts(ROOT),
-            shown,
-            entries: OnceLock::new(),
-        }
+        Self { path: Vec::new(), explicit: None, parts: shown.parts(ROOT), shown, entries: OnceLock::new() }
     }
 
     fn below(&self, name: &FileName, found: Found) -> Self {
-        let plain = Attributes { modified: self.shown.modified, ..Attributes::FOLDER };
         Self {
             shown: Arc::clone(&self.shown),
             path: [self.path.as_slice(), std::slice::from_ref(name)].concat(),
-            attributes: found.attributes.map_or(plain, |(_, attributes)| attributes),
+            explicit: found.attributes.map(|(_, attributes)| attributes),
             parts: found.parts,
             entries: OnceLock::new(),
         }
@@ -231,7 +225,7 @@ impl Branch {
 #[async_trait]
 impl Folder for Branch {
     fn attributes(&self) -> Attributes {
-        self.attributes
+        self.explicit.unwrap_or(Attributes { modified: self.shown.modified, ..Attributes::FOLDER })
     }
 
     fn id(&self) -> u64 {
@@ -255,10 +249,10 @@ impl Folder for Branch {
         Ok(Arc::clone(self.entries.get_or_init(|| Arc::new(self.merge(&packed)))))
     }
 
-    async fn own_attributes(&self) -> Result<Attributes> {
-        let Some(directory) = self.directory() else { return Ok(self.attributes) };
+    async fn own_attributes(&self) -> Result<Option<Attributes>> {
+        let Some(directory) = self.directory() else { return Ok(self.explicit) };
         let members = directory.members().await?;
-        Ok(members.draft.folder(ROOT).attributes.unwrap_or(self.attributes))
+        Ok(members.draft.folder(ROOT).attributes.or(self.explicit))
     }
 
     fn origin(&self) -> Option<&Descriptor> {

@@ -25,6 +25,8 @@ pub(super) struct Opening {
     pub(super) view: View,
     /// The indexes and subjects on the way here: none is entered twice.
     pub(super) above: Vec<Digest>,
+    /// The index the manifest shown was chosen from.
+    pub(super) chosen_from: Option<Arc<(Digest, Index)>>,
 }
 
 impl Opening {
@@ -50,6 +52,7 @@ impl Opening {
             };
             let child = child.clone();
             self.go_below(&descriptor.digest)?;
+            self.chosen_from = Some(Arc::new((descriptor.digest.clone(), index.clone())));
             let (found, manifest) = self.fetch(&child).await?;
             // The platform was chosen here: the image's own config need not be asked again.
             if let Manifest::Image(_) = manifest {
@@ -108,7 +111,7 @@ impl Opening {
             Manifest::Image(image) => {
                 from_manifest::folder(&self.source, &descriptor, image, &self.view, &warnings)
             }
-            Manifest::Index(index) => Arc::new(self.children(&descriptor, index, &warnings)),
+            Manifest::Index(index) => Arc::new(self.children(&descriptor.digest, index, &warnings)),
         };
         let mut artifact = Artifact {
             source: Arc::clone(&self.source),
@@ -124,7 +127,7 @@ impl Opening {
     }
 
     /// A folder with a folder for each artifact of an index.
-    fn children(&self, descriptor: &Descriptor, index: &Index, warnings: &Warnings) -> Plain {
+    pub(super) fn children(&self, digest: &Digest, index: &Index, warnings: &Warnings) -> Plain {
         let mut entries = Entries::new();
         for child in &index.manifests {
             if !child.is_manifest() {
@@ -136,14 +139,14 @@ impl Opening {
             if entries.contains_key(&name) {
                 name = names::of_digest(&child.digest);
             }
-            entries.insert(name, Node::Folder(self.child(&descriptor.digest, child)));
+            entries.insert(name, Node::Folder(self.child(digest, child)));
         }
         Plain {
             attributes: Attributes {
                 modified: from_manifest::created(&index.annotations),
                 ..Attributes::FOLDER
             },
-            id: stable_id(&[b"index", descriptor.digest.as_str().as_bytes()]),
+            id: stable_id(&[b"index", digest.as_str().as_bytes()]),
             entries: Arc::new(entries),
         }
     }
@@ -158,7 +161,7 @@ impl Opening {
                 ..Attributes::FOLDER
             },
             descriptor: child.clone(),
-            opening: self.clone(),
+            opening: Self { chosen_from: None, ..self.clone() },
             opened: OnceCell::new(),
         })
     }
@@ -260,7 +263,9 @@ impl Child {
     async fn root(&self) -> Result<&Arc<dyn Folder>> {
         let open = async {
             let mut opening = self.opening.clone();
-            opening.go_below(&self.parent)?;
+            if opening.above.last() != Some(&self.parent) {
+                opening.go_below(&self.parent)?;
+            }
             opening.reference = format!("{} in {}", self.descriptor.digest, opening.reference);
             let (found, manifest) = opening.fetch(&self.descriptor).await?;
             // Whatever platform a person wishes for, here they chose by name.

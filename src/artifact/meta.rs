@@ -60,7 +60,7 @@ impl Folder for Root {
         self.files.list().await
     }
 
-    async fn own_attributes(&self) -> Result<Attributes> {
+    async fn own_attributes(&self) -> Result<Option<Attributes>> {
         self.files.own_attributes().await
     }
 
@@ -92,6 +92,9 @@ impl Meta {
         if let Some(subject) = artifact.manifest.subject() {
             text("subject.json", json(subject));
         }
+        if let Some((_, index)) = opening.chosen_from.as_deref() {
+            text("index.json", index.raw.clone());
+        }
         let folder = |name: &str, entries: Entries| {
             let id = stable_id(&[b"meta", digest.as_str().as_bytes(), name.as_bytes()]);
             let attributes = Attributes { modified, ..Attributes::FOLDER };
@@ -111,6 +114,10 @@ impl Meta {
                 (name, Node::File(Arc::new(file)))
             });
             fixed.insert("layers".into(), folder("layers", layers.collect()));
+        }
+        if let Some((digest, index)) = opening.chosen_from.as_deref() {
+            let platforms = opening.children(digest, index, &artifact.warnings);
+            fixed.insert("platforms".into(), Node::Folder(Arc::new(platforms)));
         }
         let known = Arc::new(Known {
             source: Arc::clone(&artifact.source),

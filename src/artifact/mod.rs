@@ -83,7 +83,12 @@ pub struct Artifact {
 pub async fn open(source: Arc<dyn Source>, name: &Name, reference: &str, view: &View) -> Result<Artifact> {
     let (named, manifest) =
         source.fetch_manifest(name).await.map_err(|error| error.context(format!("open {reference}")))?;
-    let opening =
-        index::Opening { source, reference: reference.to_owned(), view: view.clone(), above: Vec::new() };
+    let opening = index::Opening {
+        source,
+        reference: reference.to_owned(),
+        view: view.clone(),
+        above: Vec::new(),
+        chosen_from: None,
+    };
     opening.choose(named.clone(), named, manifest).await
 }

@@ -95,10 +95,10 @@ pub trait Folder: Send + Sync {
         IMMUTABLE
     }
 
-    /// What an explicit entry says of the folder itself, which for a directory layer is known only after
-    /// looking into it; [`attributes`](Self::attributes) stays the same all the time.
-    async fn own_attributes(&self) -> Result<Attributes> {
-        Ok(self.attributes())
+    /// What an explicit entry of an archive says of the folder itself, if one does. For a directory layer
+    /// that is known only after looking into it; [`attributes`](Self::attributes) stays the same all the time.
+    async fn own_attributes(&self) -> Result<Option<Attributes>> {
+        Ok(None)
     }
 
     /// What this folder is in a registry (`user.oci.*`): an artifact's manifest, a directory's layer.

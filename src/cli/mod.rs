@@ -126,7 +126,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Option<
 fn command() -> clap::Command {
     let command = usage::shape_help(Artifs::command());
     let overview = usage::overview(&command, GROUPS);
-    let mut command = command.help_template(overview);
+    let mut command = command.help_template(overview).disable_help_subcommand(false);
     command.build();
     command
 }

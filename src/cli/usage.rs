@@ -142,7 +142,9 @@ impl<'a> Complaint<'a> {
     fn unknown_command(&self) -> Failure {
         let word = self.context(ContextKind::InvalidSubcommand).unwrap_or_default();
         let mut message = format!("unknown command {word:?} for {:?}", self.path);
-        let similar = self.contexts(ContextKind::SuggestedSubcommand);
+        let verbs = self.verb.get_subcommands().filter(|verb| !verb.is_hide_set()).map(Command::get_name);
+        let similar: Vec<&str> =
+            verbs.filter(|verb| verb.starts_with(word.as_str()) || distance(&word, verb) <= 2).collect();
         if !similar.is_empty() {
             let _ = write!(message, "\n\nDid you mean this?\n\t{}\n", similar.join("\n\t"));
         }
@@ -270,6 +272,20 @@ impl<'a> Complaint<'a> {
         let text = self.error.render().to_string();
         text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
     }
+}
+
+/// How many letters must be changed, added or left out to make one word from the other.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (done, letter) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], done + 1);
+        for (at, wanted) in other.chars().enumerate() {
+            let changed = diagonal + usize::from(letter != wanted);
+            diagonal = row[at + 1];
+            row[at + 1] = changed.min(row[at] + 1).min(diagonal + 1);
+        }
+    }
+    row.last().copied().unwrap_or_default()
 }
 
 /// A flag again, without anything that ties it to other arguments.

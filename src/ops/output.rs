@@ -99,17 +99,34 @@ impl Place {
         file.metadata().ok()?.is_file().then_some(file)
     }
 
-    /// A file beside the place, kept from last time or new; `mode` is subject to the umask.
+    /// A file beside the place, kept from last time or new, ours alone; `mode` is subject to the umask.
     pub(super) fn part(&self, name: &str, mode: u32) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = fs::openat(&self.folder, name, flags, Mode::from_raw_mode(mode))
-            .doing(|| format!("create {name} beside {}", self.path.display()))?;
-        // Two pulls into one folder: the second waits for nobody and says so.
-        fs::flock(&file, fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            let message = format!("{} is being written by another pull", self.path.display());
-            Error::new(ErrorKind::Conflict, message)
-        })?;
-        Ok(file.into())
+        let doing = || format!("create {name} beside {}", self.path.display());
+        // Between opening and locking, another pull may finish and rename it away: then it is not a part
+        // any more and must not be written to.
+        for _ in 0..3 {
+            let file = fs::openat(&self.folder, name, flags, Mode::from_raw_mode(mode)).doing(doing)?;
+            if fs::flock(&file, fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+                break;
+            }
+            let mine = fs::fstat(&file).doing(doing)?;
+            let there = fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW);
+            if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)) {
+                return Ok(file.into());
+            }
+        }
+        let message = format!("{} is being written by another pull", self.path.display());
+        Err(Error::new(ErrorKind::Conflict, message))
+    }
+
+    /// The same, empty and with this very `mode`.
+    pub(super) fn fresh_part(&self, name: &str, mode: u32) -> Result<File> {
+        let left = self.part(name, mode)?;
+        // Held while it is replaced, so that another pull of the same file gives up rather than mixes in.
+        self.discard(name);
+        let _held = left;
+        self.part(name, mode)
     }
 
     /// Gives what is beside it under `name` its final name, in one step.

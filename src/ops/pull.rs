@@ -19,7 +19,7 @@ use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Manifest, Name};
 use crate::store::Source;
 
-/// Where the config's type is compared, and titles are looked for.
+/// The annotation that names a layer's file.
 const TITLE: &str = "org.opencontainers.image.title";
 /// Subjects of subjects: so many and no more.
 const MAX_SUBJECTS: usize = 16;
@@ -119,6 +119,12 @@ async fn pull_one(
             let node = tree::walk(&root, path.as_bytes()).await?;
             let clean = names::clean(path.as_bytes())
                 .map_err(|why| Error::new(ErrorKind::Invalid, format!("{path:?}: {why}")))?;
+            // A member asked for by name is listed, with the layer it lies in.
+            if let Node::File(file) = &node
+                && let (None, Some(layer)) = (file.whole_layer(), &file.layer)
+            {
+                plan.files.push((clean.components.clone(), Descriptor::clone(layer), false));
+            }
             plan.add(clean.components, node).await?;
         }
     }
@@ -164,7 +170,8 @@ impl Plan {
                 }
                 Node::Folder(folder) => {
                     let entries = folder.list().await.doing(|| shown(&names))?;
-                    if let (Some(origin), false) = (folder.origin(), names.is_empty()) {
+                    let layer = folder.origin().filter(|origin| !origin.is_manifest());
+                    if let (Some(origin), false) = (layer, names.is_empty()) {
                         self.files.push((names.clone(), origin.clone(), true));
                     }
                     self.folders.push((names.clone(), folder));
@@ -266,7 +273,7 @@ impl Work<'_> {
             self.refuse_existing(plan)?;
         }
         for (names, folder) in &plan.folders {
-            let mode = folder.own_attributes().await?.mode;
+            let mode = folder.own_attributes().await?.map_or(0o777, |attributes| attributes.mode);
             let open = self.output.folder(names, mode)?;
             // One that an earlier pull left without permission to write: `finish_folder` takes it away again.
             if mode & 0o300 != 0o300 && !names.is_empty() {
@@ -281,6 +288,12 @@ impl Work<'_> {
             .buffer_unordered(self.options.concurrency.max(1))
             .try_collect::<()>()
             .await?;
+        // A folder without files in it was pulled all the same.
+        for (_, layer, _) in plan.files.iter().filter(|(.., folder)| *folder) {
+            if !plan.members.contains_key(&Some(layer.digest.clone())) {
+                self.progress.finished(layer, name_of(layer));
+            }
+        }
         for (names, link) in &plan.links {
             self.output.place(names)?.link_to(&link.target)?;
         }
@@ -315,9 +328,10 @@ impl Work<'_> {
     async fn members(&self, files: &[(Names, Arc<File>)]) -> Result<()> {
         let mut ordered: Vec<&(Names, Arc<File>)> = files.iter().collect();
         ordered.sort_by_key(|(_, file)| file.position());
+        let mut share = Share::of(files);
         let layer = files.first().and_then(|(_, file)| file.layer.clone());
         if let Some(layer) = &layer {
-            self.progress.started(layer, layer.annotation(TITLE).unwrap_or(&layer.media_type));
+            self.progress.started(layer, name_of(layer));
         }
         let mut first: HashMap<u64, Place> = HashMap::new();
         for (names, file) in ordered {
@@ -327,31 +341,33 @@ impl Work<'_> {
                 continue;
             }
             transfer::member(file, &place).await.doing(|| shown(names))?;
+            if let Some(layer) = &layer {
+                self.progress.advanced(layer, share.add(file.size, layer.size));
+            }
             if file.links > 1 {
                 first.insert(file.id, place);
             }
         }
         if let Some(layer) = &layer {
-            self.progress.finished(layer, layer.annotation(TITLE).unwrap_or(&layer.media_type));
+            self.progress.finished(layer, name_of(layer));
         }
         Ok(())
     }
 
     /// Gives a folder out of an archive its permissions and time, now that nothing more goes into it.
     async fn finish_folder(&self, names: &Names, folder: &dyn Folder) -> Result<()> {
-        let attributes = folder.own_attributes().await?;
-        if attributes == folder.attributes() && folder.origin().is_none() && attributes.mode == 0o755 {
+        let Some(attributes) = folder.own_attributes().await?.filter(|_| !names.is_empty()) else {
             return Ok(());
-        }
+        };
         let open = self.output.folder(names, attributes.mode)?;
         let path = self.output.path(names);
         let now = rustix::fs::fstat(&open).doing(|| format!("look at {}", path.display()))?.st_mode & 0o7777;
         // Taking bits away keeps what the umask took.
-        if !names.is_empty() && now & attributes.mode != now {
+        if now & attributes.mode != now {
             let mode = rustix::fs::Mode::from_raw_mode(now & attributes.mode);
             rustix::fs::fchmod(&open, mode).doing(|| format!("set the mode of {}", path.display()))?;
         }
-        if !names.is_empty() && attributes.modified.0 > 0 {
+        if attributes.modified.0 > 0 {
             output::set_modified(&open, attributes.modified, &path)?;
         }
         Ok(())
@@ -366,6 +382,32 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// How much of a layer counts as done when so much of what it unpacks to is: progress is told in the
+/// layer's own bytes.
+struct Share {
+    total: u64,
+    done: u64,
+    told: u64,
+}
+
+impl Share {
+    fn of(files: &[(Names, Arc<File>)]) -> Self {
+        Self { total: files.iter().map(|(_, file)| file.size).sum::<u64>().max(1), done: 0, told: 0 }
+    }
+
+    fn add(&mut self, unpacked: u64, layer: u64) -> u64 {
+        self.done = (self.done + unpacked).min(self.total);
+        let now = (u128::from(layer) * u128::from(self.done) / u128::from(self.total)) as u64;
+        let more = now - self.told;
+        self.told = now;
+        more
+    }
+}
+
+fn name_of(layer: &Descriptor) -> &str {
+    layer.annotation(TITLE).unwrap_or(&layer.media_type)
 }
 
 /// A title that leads outside is an attempt to, and refused before anything is written, as ORAS does.

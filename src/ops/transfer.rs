@@ -1,4 +1,7 @@
 //! One file's way to disk: beside its target first, under its name when it is right.
+//!
+//! Nothing is synced: after a power cut a file may be wrong, and the next pull, which hashes what is
+//! there, sees it.
 
 use std::fs::File as DiskFile;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -185,9 +188,7 @@ pub(super) async fn copy(first: &Place, place: Place, layer: &Arc<Descriptor>) -
 /// Brings a file out of an archive to `place`, with its permissions and time.
 pub(super) async fn member(file: &File, place: &Place) -> Result<()> {
     let name = part_name(&place.name, b"member");
-    // A part of an earlier pull may have another mode.
-    place.discard(&name);
-    let part = place.part(&name, file.attributes.mode & 0o777)?;
+    let part = place.fresh_part(&name, file.attributes.mode & 0o777)?;
     let reader = file.reader()?;
     let mut at = 0;
     while at < file.size {

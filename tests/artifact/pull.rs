@@ -170,6 +170,7 @@ fn full_tar() -> Vec<u8> {
     add(tar::EntryType::Directory, "d", None, 0o700, b"");
     add(tar::EntryType::Directory, "d/locked", None, 0o500, b"");
     add(tar::EntryType::Regular, "d/locked/tool", None, 0o755, &noise(300_000, 9));
+    add(tar::EntryType::Directory, "d/empty", None, 0o755, b"");
     add(tar::EntryType::Regular, "d/plain", None, 0o444, b"plain");
     add(tar::EntryType::Link, "d/hard", Some("d/plain"), 0o444, b"");
     add(tar::EntryType::Symlink, "d/soft", Some("locked/tool"), 0o777, b"");
@@ -192,7 +193,7 @@ async fn folders_come_with_modes_times_and_links() {
             let pulled = pull(&artifact, out.path(), &PullOptions::default(), &()).await.unwrap();
             assert_eq!(pulled.files.len(), 1);
             assert!(pulled.files[0].folder && pulled.files[0].path == out.path().join("d"));
-            let expected = ["d", "d/hard", "d/locked", "d/locked/tool", "d/plain", "d/soft"];
+            let expected = ["d", "d/empty", "d/hard", "d/locked", "d/locked/tool", "d/plain", "d/soft"];
             assert_eq!(files(out.path()), expected);
         }
         let stat = |name: &str| std::fs::symlink_metadata(out.path().join(name)).unwrap();
@@ -219,8 +220,9 @@ async fn only_what_is_asked_for_comes() {
     let artifact = store.open_tag("v1").await;
     let out = out();
     let options = PullOptions { paths: vec!["d/sub".into(), "d/a".into()], ..PullOptions::default() };
-    pull(&artifact, out.path(), &options, &()).await.unwrap();
+    let pulled = pull(&artifact, out.path(), &options, &()).await.unwrap();
     assert_eq!(files(out.path()), ["d", "d/a", "d/sub", "d/sub/b", "d/sub/c"]);
+    assert_eq!(pulled.files.last().unwrap().path, out.path().join("d/a"));
     let options = PullOptions { paths: vec!["missing".into()], ..PullOptions::default() };
     let error = pull(&artifact, out.path(), &options, &()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -329,4 +331,16 @@ async fn a_folder_titled_dot_goes_to_the_output_folder() {
     let pulled = pull(&store.open_tag("v1").await, out.path(), &PullOptions::default(), &()).await.unwrap();
     assert_eq!(files(out.path()), ["a", "b", "b/c"]);
     assert!(pulled.files.len() == 1 && pulled.files[0].folder && pulled.files[0].path == out.path());
+}
+
+#[tokio::test]
+async fn folders_of_ones_own_keep_their_modes() {
+    let store = Store::new();
+    store.manifest("v1", &[store.file("mine/file", b"x").await]).await;
+    let out = out();
+    let mine = out.path().join("mine");
+    std::fs::create_dir(&mine).unwrap();
+    std::fs::set_permissions(&mine, std::fs::Permissions::from_mode(0o775)).unwrap();
+    pull(&store.open_tag("v1").await, out.path(), &PullOptions::default(), &()).await.unwrap();
+    assert_eq!(std::fs::metadata(&mine).unwrap().permissions().mode() & 0o777, 0o775);
 }

@@ -195,6 +195,8 @@ async fn an_index_shows_the_wanted_platform_or_says_what_there_is() {
     assert_eq!(tree_of(&artifact).await, ["s390x"]);
     assert_eq!(artifact.descriptor.digest, children[2].digest);
     assert_ne!(artifact.named.digest, artifact.descriptor.digest);
+    assert_eq!(Digest::of(&content(&artifact, ".oci/index.json").await), artifact.named.digest);
+    assert_eq!(content(&artifact, ".oci/platforms/linux-arm64/arm64").await, b"arm64");
     let error = store.open_with("v1", &wish("linux/riscv64")).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("linux/amd64, linux/arm64, linux/s390x"), "{error}");

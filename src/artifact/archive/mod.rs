@@ -1,8 +1,8 @@
 //! Archive layers: where their members lie, and reading them from the middle.
 //!
-//! One pass over a layer ([`scan`]) finds its members ([`tar`]) and, where it is compressed, places at
-//! which decompression can begin ([`codec`], [`gzip`], [`zstd`]). What it found is an [`Index`], kept by the
-//! store beside the layer ([`saved`]). An [`Archive`] reads ranges of the decompressed bytes with it.
+//! One pass over a layer (`scan`) finds its members (`tar`) and, where it is compressed, places at
+//! which decompression can begin (`codec`, `gzip`, `zstd`). What it found is an `Index`, kept by the
+//! store beside the layer (`saved`). An [`Archive`] reads ranges of the decompressed bytes with it.
 
 mod codec;
 mod cursor;
