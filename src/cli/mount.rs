@@ -47,10 +47,10 @@ pub(crate) struct Mount {
     /// stay in the foreground, and log to the terminal
     #[arg(short, long)]
     foreground: bool,
-    /// let other users in (for users other than root, /etc/fuse.conf must have user_allow_other)
+    /// let other users in (for users other than root, /etc/fuse.conf must say so)
     #[arg(long)]
     allow_other: bool,
-    /// mount options as in fstab, separated by commas: allow_other, noexec, noatime, uid=, gid=,
+    /// mount options as in fstab, separated by commas: noexec, noatime, uid=, gid=,
     /// and of our own follow[=seconds], verify=full, prefetch, offline, deadline=seconds, cache-dir=
     #[arg(short = 'o', value_name = "options", value_delimiter = ',')]
     options: Vec<String>,
@@ -215,7 +215,7 @@ async fn until_unmounted(mount: &mount::Mount) -> Result<()> {
     let mut hang_up = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
-            ended = mount.ended() => return Ok(ended?),
+            () = mount.ended() => return Ok(()),
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hang_up.recv() => {}

@@ -83,7 +83,7 @@ async fn listen(listener: UnixListener, running: Arc<Running>, path: PathBuf) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = running.ended() => break,
+            () = running.ended() => break,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -137,7 +137,8 @@ async fn ask(socket: &Path, ask: Ask) -> Result<Option<Answer>> {
         stream.write_all(&question).await?;
         let mut line = String::new();
         BufReader::new(stream.take(LONGEST)).read_line(&mut line).await?;
-        Ok(Some(serde_json::from_str(&line)?))
+        // It ended while it was being asked.
+        if line.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&line)?)) }
     };
     let Ok(answered) = tokio::time::timeout(PATIENCE, asking).await else {
         let message = format!("the mount at {} does not answer", socket.display());
@@ -187,6 +188,7 @@ pub async fn unmount(path: &Path, lazy: bool) -> Result<()> {
         Some(socket) if !lazy => match ask(socket, Ask::Stop).await? {
             Some(Answer::Refused(why)) => return Err(Error::new(ErrorKind::Conflict, why)),
             Some(_) => {}
+            None if !mountpoint::is_mounted(&path) => {}
             None => mountpoint::take_away(&path, lazy)?,
         },
         _ => mountpoint::take_away(&path, lazy)?,

@@ -37,8 +37,8 @@ const BACKGROUND: u16 = 64;
 /// The largest request. The kernel allows 1 MiB (256 pages) unless told otherwise by its administrator.
 const LARGEST: u32 = 1 << 20;
 
-/// Says how the session ended, once it has.
-pub(super) type Ended = watch::Receiver<Option<Result<(), String>>>;
+/// Says whether the session has ended.
+pub(super) type Ended = watch::Receiver<bool>;
 
 /// Mounts, and answers from now on.
 ///
@@ -62,13 +62,12 @@ pub(super) fn start(fs: Arc<Filesystem>, options: &Options, words: &Words) -> st
     if words.no_atime {
         config.mount_options.push(MountOption::NoAtime);
     }
-    let kernel = Kernel { fs, runtime: Handle::current() };
-    let session = fuser::Session::new(kernel, &options.mountpoint, &config)?;
-    let (sender, ended) = watch::channel(None);
-    std::thread::Builder::new().name("mount".into()).spawn(move || {
-        let outcome = session.run().map_err(|error| error.to_string());
-        sender.send_replace(Some(outcome));
-    })?;
+    let (sender, ended) = watch::channel(false);
+    let kernel = Kernel { fs, runtime: Handle::current(), ended: sender };
+    let session = fuser::Session::new(kernel, &options.mountpoint, &config)?.spawn()?;
+    // When its session ends, fuser unmounts what is at the mountpoint once more: by then that can be the next
+    // mount. Unmounting is done in `mountpoint` alone, so fuser's hold on it is never let go.
+    std::mem::forget(session);
     Ok(ended)
 }
 
@@ -76,6 +75,7 @@ pub(super) fn start(fs: Arc<Filesystem>, options: &Options, words: &Words) -> st
 struct Kernel {
     fs: Arc<Filesystem>,
     runtime: Handle,
+    ended: watch::Sender<bool>,
 }
 
 impl Kernel {
@@ -127,6 +127,10 @@ impl fuser::Filesystem for Kernel {
         let _ = config.set_max_background(BACKGROUND);
         let _ = config.set_max_write(LARGEST);
         Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.ended.send_replace(true);
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
