@@ -56,21 +56,18 @@ impl Cat {
             .await
             .map_err(|error| place.failed(error))?;
         let root = Node::Folder(artifact.root);
-        let mut outcome = Ok(());
         for path in &self.paths {
-            outcome = match find(&root, path.as_bytes(), true).await? {
-                Node::File(file) => print(&file, path).await,
-                Node::Folder(_) => Err(Failure::new(format!("{path:?}: is a directory"))),
-                Node::Link(_) => Err(Failure::new(format!("{path:?}: is a link"))),
-            };
-            if outcome.is_err() {
-                break;
+            match find(&root, path.as_bytes(), true).await? {
+                Node::File(file) => print(&file, path).await?,
+                Node::Folder(_) => return Err(Failure::new(format!("{path:?}: is a directory"))),
+                Node::Link(_) => return Err(Failure::new(format!("{path:?}: is a link"))),
             }
         }
+        // Whoever stopped reading waits for nothing; what was read to its end is hashed once, now.
         if let Some(cache) = stack.cache {
             cache.settle().await;
         }
-        outcome
+        Ok(())
     }
 }
 
