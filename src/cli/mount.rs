@@ -105,9 +105,15 @@ impl Mount {
             // the leader of a process group, which a child just made is not.
             let _ = rustix::process::setsid();
         }
-        let log = if self.background_half { Some(Log::create()?) } else { None };
         let (root, cache) = self.root()?;
-        let mount = mount::Mount::start(root, self.options(log.as_ref()), cache).await?;
+        let log = if self.background_half { Some(Log::create()?) } else { None };
+        let mount = match mount::Mount::start(root, self.options(log.as_ref()), cache).await {
+            Ok(mount) => mount,
+            Err(error) => {
+                log.into_iter().for_each(Log::remove_if_empty);
+                return Err(error.into());
+            }
+        };
         if let Some(log) = &log {
             writeln!(io::stdout(), "Mounted {} at {}", self.reference, self.mountpoint.display())?;
             io::stdout().flush()?;
