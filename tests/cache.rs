@@ -8,7 +8,7 @@ use std::time::Duration;
 use artifs::cache::{Cache, Kind, Settings};
 use artifs::error::{Error, ErrorKind, Result};
 use artifs::oci::{Descriptor, Digest, Name, Tag};
-use artifs::store::{Blob, ByteStream, Direct, Source, SourceExt as _, Trust};
+use artifs::store::{Blob, Body, ByteStream, Direct, Source, SourceExt as _, Target as _, Trust};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -253,7 +253,6 @@ async fn manifests_and_tags_are_remembered_for_offline() {
     let memory = artifs::store::Memory::new();
     let text = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[]}"#;
     let descriptor = Descriptor::of(artifs::oci::media_type::IMAGE_MANIFEST, text);
-    use artifs::store::{Body, Target as _};
     memory.push(&descriptor, &Body::Bytes(Bytes::from_static(text))).await.unwrap();
     let tag: Tag = "v1".parse().unwrap();
     memory.tag(&descriptor, &tag).await.unwrap();

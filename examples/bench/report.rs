@@ -3,14 +3,14 @@
 use crate::workload::Cost;
 
 #[derive(Default)]
-pub struct Report {
+pub(crate) struct Report {
     lines: Vec<String>,
     notes: Vec<String>,
 }
 
 impl Report {
     /// Adds a line: how fast ours is, as a ratio to the other figure of the same round.
-    pub fn compare(&mut self, name: &str, rounds: &[(Cost, Cost)]) {
+    pub(crate) fn compare(&mut self, name: &str, rounds: &[(Cost, Cost)]) {
         let ratio = median(rounds.iter().map(|(native, ours)| native.seconds / ours.seconds));
         let figure = |pick: fn(&(Cost, Cost)) -> f64| median(rounds.iter().map(pick));
         self.lines.push(format!(
@@ -23,11 +23,11 @@ impl Report {
     }
 
     /// Adds a fact that is no ratio.
-    pub fn note(&mut self, text: String) {
+    pub(crate) fn note(&mut self, text: String) {
         self.notes.push(text);
     }
 
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         println!();
         println!("{:<44} {:>6}  {:>9} {:>9}   {:>8} {:>8}", "", "speed", "seconds:", "", "CPU s:", "");
         println!(

@@ -10,22 +10,22 @@ use support::seed::{Artifact, Folder};
 use crate::workload::{Cost, measured};
 
 /// Where the registry is and what is in it.
-pub struct Server {
-    pub host: String,
-    pub big: String,
+pub(crate) struct Server {
+    pub(crate) host: String,
+    pub(crate) big: String,
 }
 
 impl Server {
-    pub fn big_reference(&self) -> String {
+    pub(crate) fn big_reference(&self) -> String {
         format!("{}/bench/big:v1", self.host)
     }
 
-    pub fn small_reference(&self) -> String {
+    pub(crate) fn small_reference(&self) -> String {
         format!("{}/bench/small:v1", self.host)
     }
 
     /// Downloads the big file as everybody would.
-    pub fn curl(&self, to: &Path) -> Cost {
+    pub(crate) fn curl(&self, to: &Path) -> Cost {
         let url = format!("http://{}/v2/bench/big/blobs/{}", self.host, self.big);
         measured(None, || {
             let status = Command::new("curl").args(["-sf", "-o"]).arg(to).arg(url).status();
@@ -35,14 +35,14 @@ impl Server {
 }
 
 /// A folder of many small files, and some to walk through.
-pub fn small_files(count: usize) -> Artifact {
+pub(crate) fn small_files(count: usize) -> Artifact {
     let folder = (0..count)
         .fold(Folder::new(), |folder, number| folder.file(&name(number), 0o644, format!("{number}\n")));
     Artifact::new().folder("files", folder)
 }
 
 /// The same on the local disk.
-pub fn write_small_files(root: &Path, count: usize) {
+pub(crate) fn write_small_files(root: &Path, count: usize) {
     for number in 0..count {
         let path = root.join("files").join(name(number));
         std::fs::create_dir_all(path.parent().expect("it has a folder")).expect("make a folder");
@@ -55,13 +55,13 @@ fn name(number: usize) -> String {
 }
 
 /// A mount with a cache of its own.
-pub struct Mounted {
+pub(crate) struct Mounted {
     mountpoint: PathBuf,
     cache: PathBuf,
 }
 
 impl Mounted {
-    pub fn fresh(work: &Path, reference: &str, name: &str, options: &[&str]) -> Self {
+    pub(crate) fn fresh(work: &Path, reference: &str, name: &str, options: &[&str]) -> Self {
         let (mountpoint, cache) = (work.join(format!("mnt-{name}")), work.join(format!("cache-{name}")));
         std::fs::create_dir_all(&mountpoint).expect("make the mount point");
         let mut command = Command::new(artifs());
@@ -70,11 +70,11 @@ impl Mounted {
         Self { mountpoint, cache }
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.mountpoint
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.mountpoint.join(name)
     }
 
@@ -88,23 +88,23 @@ impl Mounted {
     }
 
     /// A figure of the status, wherever in it.
-    pub fn status_number(&self, name: &str) -> u64 {
+    pub(crate) fn status_number(&self, name: &str) -> u64 {
         find(&self.status(), name).unwrap_or_else(|| panic!("artifs status says no {name}"))
     }
 
-    pub fn pid(&self) -> u64 {
+    pub(crate) fn pid(&self) -> u64 {
         self.status_number("pid")
     }
 
     /// The most memory the mount's process has had, in bytes.
-    pub fn peak_memory(&self) -> u64 {
+    pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the mount runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells VmHWM");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 
     /// Waits until a file's whole blob was checked.
-    pub fn wait_until_verified(&self, name: &str, patience: Duration) {
+    pub(crate) fn wait_until_verified(&self, name: &str, patience: Duration) {
         let until = Instant::now() + patience;
         loop {
             let mut value = [0; 16];
@@ -119,7 +119,7 @@ impl Mounted {
     }
 
     /// Unmounts and removes the cache.
-    pub fn remove(self) {
+    pub(crate) fn remove(self) {
         drop(self);
     }
 }

@@ -12,16 +12,16 @@ use crate::run::Mounted;
 
 /// What something took.
 #[derive(Clone, Copy, Debug)]
-pub struct Cost {
-    pub seconds: f64,
+pub(crate) struct Cost {
+    pub(crate) seconds: f64,
     /// Of this process and its children, and of the mount if there is one.
-    pub cpu: f64,
+    pub(crate) cpu: f64,
 }
 
 type Workload = fn(&Path, Option<&Mounted>) -> Cost;
 
 /// The workloads on a file that is in the cache.
-pub const WARM: [(&str, Workload); 4] = [
+pub(crate) const WARM: [(&str, Workload); 4] = [
     ("warm sequential, 1 MiB reads", sequential),
     ("warm random 4 KiB reads", random),
     ("warm mmap, every page in order", mapped_in_order),
@@ -31,7 +31,7 @@ pub const WARM: [(&str, Workload); 4] = [
 const RANDOM_READS: u64 = 400_000;
 
 /// Runs `work` and says what it took.
-pub fn measured(mount: Option<&Mounted>, work: impl FnOnce()) -> Cost {
+pub(crate) fn measured(mount: Option<&Mounted>, work: impl FnOnce()) -> Cost {
     let pid = mount.map(Mounted::pid);
     let cpu = || own_cpu() + pid.map_or(0.0, cpu_of);
     let (before, begun) = (cpu(), Instant::now());
@@ -41,24 +41,24 @@ pub fn measured(mount: Option<&Mounted>, work: impl FnOnce()) -> Cost {
 }
 
 /// Runs a pair of measurements once for nothing, then `rounds` times.
-pub fn repeat(rounds: usize, mut pair: impl FnMut() -> (Cost, Cost)) -> Vec<(Cost, Cost)> {
+pub(crate) fn repeat(rounds: usize, mut pair: impl FnMut() -> (Cost, Cost)) -> Vec<(Cost, Cost)> {
     pair();
     (0..rounds).map(|_| pair()).collect()
 }
 
 /// Reads a file once from the start, as `cat` does.
-pub fn cold(path: &Path, mount: &Mounted) -> Cost {
+pub(crate) fn cold(path: &Path, mount: &Mounted) -> Cost {
     sequential(path, Some(mount))
 }
 
-pub fn lists(folder: &Path, mount: Option<&Mounted>) -> Cost {
+pub(crate) fn lists(folder: &Path, mount: Option<&Mounted>) -> Cost {
     measured(mount, || {
         let status = Command::new("ls").arg("-lR").arg(folder).stdout(Stdio::null()).status();
         assert!(status.is_ok_and(|status| status.success()), "ls failed");
     })
 }
 
-pub fn first_byte(path: &Path) -> Cost {
+pub(crate) fn first_byte(path: &Path) -> Cost {
     measured(None, || {
         let mut byte = [0];
         File::open(path).and_then(|mut file| file.read_exact(&mut byte)).expect("read a byte");
