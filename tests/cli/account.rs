@@ -8,7 +8,7 @@ use crate::Person;
 #[test]
 fn login_checks_and_keeps_and_logout_forgets() {
     let registry = Registry::with(|behaviour| {
-        behaviour.auth = Some(Auth { username: "ann".into(), password: "secret".into(), ..Auth::basic() })
+        behaviour.auth = Some(Auth { username: "ann".into(), password: "secret".into(), ..Auth::basic() });
     });
     Artifact::new().file("hi.txt", "hi").tag("v1").push(&registry, "a");
     let host = registry.host();

@@ -1,5 +1,7 @@
 //! Pull: lines, JSON, templates, parts.
 
+use std::process::Stdio;
+
 use artifs::oci::Digest;
 use support::registry::Registry;
 use support::seed::Artifact;
@@ -120,4 +122,32 @@ fn a_part_of_an_artifact_can_be_pulled() {
     assert_eq!(std::fs::read(person.path("out/d/sub/b")).unwrap(), b"B");
     assert_eq!(std::fs::read(person.path("out/docs/same.txt")).unwrap(), b"hi");
     assert!(!person.path("out/d/a").exists() && !person.path("out/hi.txt").exists());
+}
+
+#[test]
+fn an_interrupted_pull_says_so_and_the_next_one_goes_on() {
+    let registry = Registry::with(|behaviour| behaviour.bandwidth = Some(1 << 20));
+    let big = support::Big::new(32 << 20, 3);
+    let digest = Artifact::new().file("big", big.clone()).tag("v1").push(&registry, "a").digest;
+    let reference = format!("{}/a:v1", registry.host());
+    let person = Person::new();
+    let pull =
+        person.command(&["pull", &reference]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let enough = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while registry.blob_bytes() < 2 << 20 {
+        assert!(std::time::Instant::now() < enough, "nothing is pulled");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let interrupted =
+        std::process::Command::new("kill").args(["-INT", &pull.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    let output = pull.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "Error: interrupted\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!person.path("big").exists(), "a part has no name");
+
+    registry.behave(|behaviour| behaviour.bandwidth = None);
+    let done = person.run(&["pull", &reference]);
+    assert!(done.out.ends_with(&format!("Digest: {digest}\n")), "{}{}", done.out, done.err);
+    assert_eq!(Digest::of(&std::fs::read(person.path("big")).unwrap()), big.digest());
 }
