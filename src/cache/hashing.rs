@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,7 +171,11 @@ impl Entry {
             match result {
                 Ok(Ok(())) => entry.become_complete(),
                 Ok(Err(error)) if error.kind() == ErrorKind::Corrupt => entry.become_corrupt(error),
-                Ok(Err(error)) => tracing::warn!("{error}"),
+                Ok(Err(error)) => {
+                    tracing::warn!("{error}");
+                    // Not tried again, which would hash the blob at every read; who waits for it is told.
+                    entry.state().unwritable = Some(error);
+                }
                 Err(error) => tracing::warn!("the check of {} was stopped: {error}", entry.digest),
             }
         });
@@ -195,7 +200,7 @@ impl Entry {
             // Another process is checking the same file; it ends with the blob complete, or empty, or with itself.
             std::thread::sleep(Duration::from_millis(10));
         };
-        if blob.exists() {
+        if self.is_at(&blob).doing(doing)? {
             return Ok(());
         }
         let (mut hasher, frontier) = self.hash_so_far();
@@ -211,10 +216,17 @@ impl Entry {
             self.empty(map).doing(doing)?;
             return Err(error.context("what the registry sent is not what was asked for; it was thrown away"));
         }
+        let partial = self.shared.place.partial(&self.digest);
+        if !self.is_at(&partial.join("data")).doing(doing)? {
+            if blob.exists() {
+                return Ok(());
+            }
+            let lost = "its files were removed or replaced while it was open";
+            return Err(Error::new(ErrorKind::Io, format!("{}: {lost}", doing())));
+        }
         self.file.sync_data().doing(doing)?;
         self.file.set_permissions(fs::Permissions::from_mode(0o444)).doing(doing)?;
         make_folder(blob.parent().unwrap_or(&blob)).doing(doing)?;
-        let partial = self.shared.place.partial(&self.digest);
         fs::rename(partial.join("data"), &blob).doing(doing)?;
         // Readers in other processes find every chunk in the map they have open; new ones find the blob.
         let _ = fs::remove_file(partial.join("map"));
@@ -236,9 +248,23 @@ impl Entry {
         }
     }
 
+    /// Whether the file of this name is the one we have open. If somebody cleared the folder, another reader
+    /// may have begun anew there, and what lies there now is not what was checked.
+    fn is_at(&self, path: &Path) -> std::io::Result<bool> {
+        let ours = self.file.metadata()?;
+        match fs::metadata(path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn empty(&self, map: &Map) -> std::io::Result<()> {
         map.clear()?;
         let partial = self.shared.place.partial(&self.digest);
+        if !self.is_at(&partial.join("data"))? {
+            return Ok(());
+        }
         fs::remove_file(partial.join("data"))?;
         fs::remove_file(partial.join("map"))?;
         fs::remove_dir(&partial)

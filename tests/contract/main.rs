@@ -19,7 +19,8 @@ macro_rules! contract {
         mod $stand { $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
-                if let Some(stand) = crate::stands::$stand() {
+                let stand: Option<crate::stands::Stand> = crate::stands::$stand().into();
+                if let Some(stand) = stand {
                     crate::$promises::$promise(&stand).await;
                 }
             }

@@ -40,7 +40,7 @@ fn ranges(size: u64) -> Vec<Range<u64>> {
     ranges
 }
 
-pub async fn a_name_leads_to_its_manifest(stand: &Stand) {
+pub(crate) async fn a_name_leads_to_its_manifest(stand: &Stand) {
     let source = &stand.source;
     for (name, pushed) in
         [("v1", &stand.filled.app), ("latest", &stand.filled.app), ("multi", &stand.filled.index)]
@@ -66,7 +66,7 @@ pub async fn a_name_leads_to_its_manifest(stand: &Stand) {
     assert_eq!(index.manifests.len(), 2);
 }
 
-pub async fn what_is_missing_is_not_found(stand: &Stand) {
+pub(crate) async fn what_is_missing_is_not_found(stand: &Stand) {
     let source = &stand.source;
     let absent = absent();
     for name in [tag("absent"), Name::Digest(absent.digest.clone())] {
@@ -83,7 +83,7 @@ pub async fn what_is_missing_is_not_found(stand: &Stand) {
     assert_eq!(kind(read), ErrorKind::NotFound);
 }
 
-pub async fn what_was_never_seen_is_offline(stand: &Stand) {
+pub(crate) async fn what_was_never_seen_is_offline(stand: &Stand) {
     let source = &stand.source;
     let absent = absent();
     for name in [tag("absent"), Name::Digest(absent.digest.clone())] {
@@ -95,7 +95,7 @@ pub async fn what_was_never_seen_is_offline(stand: &Stand) {
     assert_eq!(kind(source.referrers(&stand.filled.app, None).await), ErrorKind::Offline);
 }
 
-pub async fn a_manifest_beyond_the_limit_is_too_large(stand: &Stand) {
+pub(crate) async fn a_manifest_beyond_the_limit_is_too_large(stand: &Stand) {
     let app = &stand.filled.app;
     for name in [tag("v1"), Name::Digest(app.digest.clone())] {
         assert_eq!(kind(stand.source.manifest(&name, app.size - 1).await), ErrorKind::TooLarge, "{name}");
@@ -103,13 +103,13 @@ pub async fn a_manifest_beyond_the_limit_is_too_large(stand: &Stand) {
     }
 }
 
-pub async fn a_blob_is_no_manifest(stand: &Stand) {
+pub(crate) async fn a_blob_is_no_manifest(stand: &Stand) {
     let name = Name::Digest(stand.filled.big.digest.clone());
     assert!(stand.source.resolve(&name).await.is_err());
     assert!(stand.source.manifest(&name, 64 << 20).await.is_err());
 }
 
-pub async fn a_range_gives_exactly_its_bytes(stand: &Stand) {
+pub(crate) async fn a_range_gives_exactly_its_bytes(stand: &Stand) {
     let (big, content) = (&stand.filled.big, &stand.filled.content);
     for range in ranges(big.size) {
         let bytes = fetch(&*stand.source, big, range.clone()).await.unwrap();
@@ -117,7 +117,7 @@ pub async fn a_range_gives_exactly_its_bytes(stand: &Stand) {
     }
 }
 
-pub async fn no_bytes_are_no_bytes(stand: &Stand) {
+pub(crate) async fn no_bytes_are_no_bytes(stand: &Stand) {
     let empty = &stand.filled.empty;
     assert!(fetch(&*stand.source, empty, 0..0).await.unwrap().is_empty());
     assert!(stand.source.fetch_all(empty, 10).await.unwrap().is_empty());
@@ -126,7 +126,7 @@ pub async fn no_bytes_are_no_bytes(stand: &Stand) {
     reader.complete().await.unwrap();
 }
 
-pub async fn what_lies_outside_is_refused(stand: &Stand) {
+pub(crate) async fn what_lies_outside_is_refused(stand: &Stand) {
     let big = &stand.filled.big;
     let reader = Arc::clone(&stand.source).open(big).unwrap();
     let backwards = Range { start: 20, end: 10 };
@@ -138,7 +138,7 @@ pub async fn what_lies_outside_is_refused(stand: &Stand) {
     }
 }
 
-pub async fn a_forged_size_never_reads_as_content(stand: &Stand) {
+pub(crate) async fn a_forged_size_never_reads_as_content(stand: &Stand) {
     let big = &stand.filled.big;
     for size in [big.size + 1, big.size - 1, 10] {
         let forged = Descriptor { size, ..big.clone() };
@@ -149,7 +149,7 @@ pub async fn a_forged_size_never_reads_as_content(stand: &Stand) {
     assert_eq!(stand.source.fetch_all(big, 64 << 20).await.unwrap().len() as u64, big.size);
 }
 
-pub async fn a_reader_reads_what_fetch_fetches(stand: &Stand) {
+pub(crate) async fn a_reader_reads_what_fetch_fetches(stand: &Stand) {
     let (big, content) = (&stand.filled.big, &stand.filled.content);
     let reader = Arc::clone(&stand.source).open(big).unwrap();
     for range in ranges(big.size).into_iter().rev() {
@@ -157,7 +157,7 @@ pub async fn a_reader_reads_what_fetch_fetches(stand: &Stand) {
     }
 }
 
-pub async fn a_completed_reader_is_right_as_a_file(stand: &Stand) {
+pub(crate) async fn a_completed_reader_is_right_as_a_file(stand: &Stand) {
     use std::os::unix::fs::FileExt as _;
 
     let big = &stand.filled.big;
@@ -173,7 +173,7 @@ pub async fn a_completed_reader_is_right_as_a_file(stand: &Stand) {
     }
 }
 
-pub async fn many_at_once_each_get_their_own(stand: &Stand) {
+pub(crate) async fn many_at_once_each_get_their_own(stand: &Stand) {
     let size = stand.filled.big.size;
     let shared = Arc::clone(&stand.source).open(&stand.filled.big).unwrap();
     let tasks = (0..32_u64).map(|number| {
@@ -196,16 +196,17 @@ pub async fn many_at_once_each_get_their_own(stand: &Stand) {
     }
 }
 
-pub async fn tags_are_all_there(stand: &Stand) {
+pub(crate) async fn tags_are_all_there(stand: &Stand) {
     let tags = stand.source.tags().await.unwrap();
     // Where referrers have no API, their lists are tags too.
-    let people: Vec<&str> = tags.iter().filter(|tag| !tag.is_for_tools()).map(|tag| tag.as_str()).collect();
+    let people: Vec<&str> =
+        tags.iter().filter(|tag| !tag.is_for_tools()).map(artifs::oci::Tag::as_str).collect();
     let set: BTreeSet<&str> = people.iter().copied().collect();
     assert_eq!(set, BTreeSet::from(["latest", "multi", "v1"]));
     assert_eq!(people.len(), set.len(), "a tag came twice");
 }
 
-pub async fn referrers_are_all_there_once(stand: &Stand) {
+pub(crate) async fn referrers_are_all_there_once(stand: &Stand) {
     let referrers = stand.source.referrers(&stand.filled.app, None).await.unwrap();
     let mut kinds: Vec<_> =
         referrers.iter().map(|referrer| referrer.artifact_type.as_deref().unwrap()).collect();
@@ -223,7 +224,7 @@ pub async fn referrers_are_all_there_once(stand: &Stand) {
     assert_eq!(about_sbom[0].annotations["n"], "3");
 }
 
-pub async fn referrers_can_be_filtered(stand: &Stand) {
+pub(crate) async fn referrers_can_be_filtered(stand: &Stand) {
     for (kind, count) in [("a/sig", 2), ("a/sbom", 1), ("a/other", 0)] {
         let referrers = stand.source.referrers(&stand.filled.app, Some(kind)).await.unwrap();
         assert_eq!(referrers.len(), count, "{kind}");
@@ -231,7 +232,7 @@ pub async fn referrers_can_be_filtered(stand: &Stand) {
     }
 }
 
-pub async fn nobody_about_it_is_no_error(stand: &Stand) {
+pub(crate) async fn nobody_about_it_is_no_error(stand: &Stand) {
     for subject in [&stand.filled.index, &absent()] {
         assert_eq!(stand.source.referrers(subject, None).await.unwrap(), []);
     }

@@ -19,25 +19,25 @@ use support::zot::Zot;
 const REPOSITORY: &str = "team/app";
 
 /// A filled store, and what must stay alive (and is removed) with it.
-pub struct Stand {
-    pub source: Arc<dyn Source>,
-    pub target: Option<Arc<dyn Target>>,
-    pub filled: Filled,
+pub(crate) struct Stand {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) target: Option<Arc<dyn Target>>,
+    pub(crate) filled: Filled,
     alive: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 /// What every stand holds.
 #[derive(Clone)]
-pub struct Filled {
+pub(crate) struct Filled {
     /// Tags `v1` and `latest`.
-    pub app: Descriptor,
+    pub(crate) app: Descriptor,
     /// Tag `multi`: for linux/amd64 and linux/arm64.
-    pub index: Descriptor,
-    pub content: Big,
-    pub big: Descriptor,
-    pub empty: Descriptor,
+    pub(crate) index: Descriptor,
+    pub(crate) content: Big,
+    pub(crate) big: Descriptor,
+    pub(crate) empty: Descriptor,
     /// About `app`: two `a/sig` (annotation `n`), one `a/sbom`, which has an `a/sig` about itself.
-    pub sbom: Descriptor,
+    pub(crate) sbom: Descriptor,
 }
 
 impl Filled {
@@ -61,34 +61,34 @@ impl Filled {
 }
 
 /// A manifest no stand holds.
-pub fn absent() -> Descriptor {
+pub(crate) fn absent() -> Descriptor {
     Descriptor::of(media_type::IMAGE_MANIFEST, b"nobody has this")
 }
 
-pub fn memory() -> Option<Stand> {
+pub(crate) fn memory() -> Stand {
     let store = Arc::new(Memory::new());
     let filled = Filled::fill(&*store);
-    Some(Stand { source: store.clone(), target: Some(store), filled, alive: vec![] })
+    Stand { source: store.clone(), target: Some(store), filled, alive: vec![] }
 }
 
-pub fn layout() -> Option<Stand> {
+pub(crate) fn layout() -> Stand {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(Layout::create(folder.path()).unwrap());
     let filled = Filled::fill(&*store);
-    Some(Stand { source: store.clone(), target: Some(store), filled, alive: vec![Box::new(folder)] })
+    Stand { source: store.clone(), target: Some(store), filled, alive: vec![Box::new(folder)] }
 }
 
-pub fn in_process() -> Option<Stand> {
-    Some(of_registry(Registry::start(), &registry::Settings::default()))
+pub(crate) fn in_process() -> Stand {
+    of_registry(Registry::start(), &registry::Settings::default())
 }
 
-pub fn in_process_redirecting() -> Option<Stand> {
+pub(crate) fn in_process_redirecting() -> Stand {
     let redirect = Redirect { uses: Some(3), head: true, ..Redirect::default() };
     let server = Registry::with(|behaviour| behaviour.redirect = Some(redirect));
-    Some(of_registry(server, &registry::Settings::default()))
+    of_registry(server, &registry::Settings::default())
 }
 
-pub fn in_process_paged_and_guarded() -> Option<Stand> {
+pub(crate) fn in_process_paged_and_guarded() -> Stand {
     let server = Registry::with(|behaviour| {
         behaviour.auth = Some(Auth { harbor: true, ..Auth::bearer() });
         behaviour.page = Some(1);
@@ -97,21 +97,21 @@ pub fn in_process_paged_and_guarded() -> Option<Stand> {
     });
     let account = Some(("user".to_owned(), "secret".to_owned())).unzip();
     let settings = registry::Settings { username: account.0, password: account.1, ..Default::default() };
-    Some(of_registry(server, &settings))
+    of_registry(server, &settings)
 }
 
-pub fn in_process_with_shy_tokens() -> Option<Stand> {
+pub(crate) fn in_process_with_shy_tokens() -> Stand {
     let server = Registry::with(|behaviour| {
         behaviour.auth = Some(Auth { anonymous: true, refuse_fresh: 1, expires_in: None, ..Auth::bearer() });
         behaviour.no_head = true;
         behaviour.strict_end = true;
     });
-    Some(of_registry(server, &registry::Settings::default()))
+    of_registry(server, &registry::Settings::default())
 }
 
-pub fn in_process_without_referrers() -> Option<Stand> {
+pub(crate) fn in_process_without_referrers() -> Stand {
     let server = Registry::with(|behaviour| behaviour.referrers = Referrers::Html);
-    Some(of_registry(server, &registry::Settings::default()))
+    of_registry(server, &registry::Settings::default())
 }
 
 fn of_registry(server: Registry, settings: &registry::Settings) -> Stand {
@@ -120,14 +120,14 @@ fn of_registry(server: Registry, settings: &registry::Settings) -> Stand {
     Stand { source, target: None, filled, alive: vec![Box::new(server)] }
 }
 
-pub fn distribution() -> Option<Stand> {
+pub(crate) fn distribution() -> Option<Stand> {
     let server = Distribution::start()?;
     let filled = Filled::fill(&server);
     let source = repository(&server.host(), &registry::Settings::default());
     Some(Stand { source, target: None, filled, alive: vec![Box::new(server)] })
 }
 
-pub fn zot() -> Option<Stand> {
+pub(crate) fn zot() -> Option<Stand> {
     let server = Zot::start()?;
     let filled = Filled::fill(&server);
     let source = repository(&server.host(), &registry::Settings::default());
@@ -140,23 +140,23 @@ fn repository(host: &Host, settings: &registry::Settings) -> Arc<dyn Source> {
     Arc::new(registry::Registry::new(host, &settings).unwrap().repository(REPOSITORY).unwrap())
 }
 
-pub fn cached_memory() -> Option<Stand> {
-    memory().map(cached)
+pub(crate) fn cached_memory() -> Stand {
+    cached(memory())
 }
 
-pub fn cached_layout() -> Option<Stand> {
-    layout().map(cached)
+pub(crate) fn cached_layout() -> Stand {
+    cached(layout())
 }
 
-pub fn cached_in_process() -> Option<Stand> {
-    in_process().map(cached)
+pub(crate) fn cached_in_process() -> Stand {
+    cached(in_process())
 }
 
-pub fn cached_distribution() -> Option<Stand> {
+pub(crate) fn cached_distribution() -> Option<Stand> {
     distribution().map(cached)
 }
 
-pub fn cached_zot() -> Option<Stand> {
+pub(crate) fn cached_zot() -> Option<Stand> {
     zot().map(cached)
 }
 
@@ -173,8 +173,8 @@ fn open(folder: &Path) -> Cache {
 }
 
 /// A cache that has seen all of it, and nothing behind it.
-pub fn offline() -> Option<Stand> {
-    let stand = cached(memory()?);
+pub(crate) fn offline() -> Stand {
+    let stand = cached(memory());
     let online = Arc::clone(&stand.source);
     let filled = stand.filled.clone();
     let everything = async move {
@@ -192,5 +192,5 @@ pub fn offline() -> Option<Stand> {
     .unwrap();
     let folder = stand.alive.iter().find_map(|thing| thing.downcast_ref::<tempfile::TempDir>()).unwrap();
     let source = open(folder.path()).in_front_of(None, REPOSITORY);
-    Some(Stand { source, ..stand })
+    Stand { source, ..stand }
 }

@@ -18,7 +18,7 @@ fn manifest(text: &str) -> (Descriptor, Body) {
     (Descriptor::of(media_type::IMAGE_MANIFEST, &bytes), Body::Bytes(bytes))
 }
 
-pub async fn what_was_pushed_is_there(stand: &Stand) {
+pub(crate) async fn what_was_pushed_is_there(stand: &Stand) {
     let target = target(stand);
     let blob = Descriptor::of(media_type::OCTET_STREAM, b"new content");
     assert!(!target.contains(&blob).await.unwrap());
@@ -35,7 +35,7 @@ pub async fn what_was_pushed_is_there(stand: &Stand) {
     assert_eq!(target.tags().await.unwrap().len(), 3, "a push makes no tag");
 }
 
-pub async fn every_kind_of_body_can_be_pushed(stand: &Stand) {
+pub(crate) async fn every_kind_of_body_can_be_pushed(stand: &Stand) {
     let target = target(stand);
     let content = support::Big::new((3 << 20) + 1, 9).read(0..(3 << 20) + 1);
     let folder = tempfile::tempdir().unwrap();
@@ -54,7 +54,7 @@ pub async fn every_kind_of_body_can_be_pushed(stand: &Stand) {
     assert!(target.contains(&empty).await.unwrap());
 }
 
-pub async fn what_does_not_match_is_refused_and_leaves_nothing(stand: &Stand) {
+pub(crate) async fn what_does_not_match_is_refused_and_leaves_nothing(stand: &Stand) {
     let target = target(stand);
     let right = Descriptor::of("a/b", b"right");
     for wrong in ["wrong", "righ", "", "right and more"] {
@@ -72,7 +72,7 @@ pub async fn what_does_not_match_is_refused_and_leaves_nothing(stand: &Stand) {
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
-pub async fn a_tag_moves_and_nothing_else_does(stand: &Stand) {
+pub(crate) async fn a_tag_moves_and_nothing_else_does(stand: &Stand) {
     let target = target(stand);
     let (descriptor, body) = manifest("moved to");
     target.push(&descriptor, &body).await.unwrap();
@@ -88,14 +88,14 @@ pub async fn a_tag_moves_and_nothing_else_does(stand: &Stand) {
     assert_eq!(target.referrers(&stand.filled.app, None).await.unwrap().len(), 3);
 }
 
-pub async fn a_tag_needs_its_manifest(stand: &Stand) {
+pub(crate) async fn a_tag_needs_its_manifest(stand: &Stand) {
     let target = target(stand);
     let refused = target.tag(&absent(), &"v2".parse().unwrap()).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(target.tags().await.unwrap().len(), 3);
 }
 
-pub async fn many_writers_lose_nothing(stand: &Stand) {
+pub(crate) async fn many_writers_lose_nothing(stand: &Stand) {
     let writers = (0..8).map(|writer| {
         let target = Arc::clone(target(stand));
         tokio::spawn(async move {

@@ -18,6 +18,9 @@ const SIZE: u64 = (3 << 20) + 1234;
 /// What is here of a partial blob: half of its chunks.
 const HERE: u64 = 6 * CHUNK;
 
+/// What is done to a folder or file.
+type Damage = fn(&Path);
+
 struct Scene {
     folder: tempfile::TempDir,
     origin: Arc<dyn Source>,
@@ -105,7 +108,6 @@ fn flip(path: &Path, at: u64) {
 /// Damage to a blob of which half is here: what it is, how many bytes may be fetched, how it is done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partial_blob_survives_its_damage() {
-    type Damage = fn(&Path);
     let rest = SIZE - HERE;
     let table: [(&str, u64, Damage); 16] = [
         ("nothing", rest, |_| ()),
@@ -125,7 +127,7 @@ async fn a_partial_blob_survives_its_damage() {
         ("a map of another size", SIZE, |folder| edit(&folder.join("map"), 24, &[1, 2, 3, 4])),
         ("a map of noise", SIZE, |folder| edit(&folder.join("map"), 0, &Big::new(200, 3).read(0..200))),
         ("a map that says more than there is", SIZE, |folder| {
-            edit(&folder.join("map"), 64 + 8 * 8, &[7; 16])
+            edit(&folder.join("map"), 64 + 8 * 8, &[7; 16]);
         }),
         ("a map that says everything is here", SIZE, |folder| edit(&folder.join("map"), 64, &[255; 8 * 13])),
         ("the folder gone", SIZE, |folder| fs::remove_dir_all(folder).unwrap()),
@@ -225,7 +227,7 @@ async fn damaged_manifests_and_references_are_had_anew() {
     assert!(manifest.exists());
     let damages: [&dyn Fn(); 4] =
         [&|| flip(&manifest, 30), &|| cut(&manifest, 10), &|| cut(&manifest, 0), &|| {
-            fs::remove_file(&manifest).unwrap()
+            fs::remove_file(&manifest).unwrap();
         }];
     for (number, damage) in damages.iter().enumerate() {
         damage();
@@ -276,15 +278,15 @@ async fn a_rotten_index_is_made_anew() {
         entries.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path).collect()
     };
     assert!(!files().is_empty(), "nothing was kept");
-    let damages: [(&str, &dyn Fn(&Path)); 5] = [
-        ("noise", &|path| fs::write(path, Big::new(5000, 8).read(0..5000)).unwrap()),
-        ("nothing", &|path| fs::write(path, "").unwrap()),
-        ("half", &|path| {
+    let damages: [(&str, Damage); 5] = [
+        ("noise", |path| fs::write(path, Big::new(5000, 8).read(0..5000)).unwrap()),
+        ("nothing", |path| fs::write(path, "").unwrap()),
+        ("half", |path| {
             let whole = fs::read(path).unwrap();
             fs::write(path, &whole[..whole.len() / 2]).unwrap();
         }),
-        ("a flipped bit in the middle", &|path| flip(path, fs::metadata(path).unwrap().len() / 2)),
-        ("gone", &|path| fs::remove_file(path).unwrap()),
+        ("a flipped bit in the middle", |path| flip(path, fs::metadata(path).unwrap().len() / 2)),
+        ("gone", |path| fs::remove_file(path).unwrap()),
     ];
     for (what, damage) in damages {
         for file in files() {
