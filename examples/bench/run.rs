@@ -34,6 +34,62 @@ impl Server {
     }
 }
 
+/// A web server with the big artifact laid out as a registry would serve it: it costs the processors so little
+/// that what is measured is the clients.
+pub(crate) struct Nginx {
+    child: std::process::Child,
+    port: u16,
+}
+
+impl Nginx {
+    pub(crate) fn serve(from: &Server, work: &Path) -> Option<Self> {
+        let root = work.join("nginx");
+        let repository = root.join("v2/bench/big");
+        std::fs::create_dir_all(repository.join("blobs")).ok()?;
+        std::fs::create_dir_all(repository.join("manifests")).ok()?;
+        from.curl(&repository.join("blobs").join(&from.big));
+        let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
+        let url = format!("http://{}/v2/bench/big/manifests/v1", from.host);
+        let manifest = repository.join("manifests/v1");
+        Command::new("curl").args(["-sf", "-H", accept, "-o"]).arg(manifest).arg(url).status().ok()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
+        let at = root.display();
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {at};"))
+            .concat();
+        let text = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log {at}/errors; events {{}}
+             http {{ access_log off; sendfile on; {temporary}
+               server {{ listen 127.0.0.1:{port}; root {at};
+                 location ~ /manifests/ {{ default_type application/vnd.oci.image.manifest.v1+json; }}
+                 location / {{ default_type application/octet-stream; }} }} }}"
+        );
+        let file = root.join("nginx.conf");
+        std::fs::write(&file, text).ok()?;
+        let child =
+            Command::new("nginx").arg("-c").arg(file).stderr(std::process::Stdio::null()).spawn().ok()?;
+        let nginx = Self { child, port };
+        for _ in 0..100 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Some(nginx);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        None
+    }
+
+    pub(crate) fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A folder of many small files, and some to walk through.
 pub(crate) fn small_files(count: usize) -> Artifact {
     let folder = (0..count)

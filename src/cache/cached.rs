@@ -178,13 +178,13 @@ impl Source for Cached {
             let part = bytes.slice(range.start as usize..range.end as usize);
             return Ok(stream::once(async { Ok(part) }).boxed());
         }
-        let blob = open(&self.cache, self.source.clone(), descriptor)?;
         if !self.fills
-            && blob.trust() == Trust::Pending
             && let Some(source) = &self.source
+            && !self.cache.has_whole(descriptor)
         {
             return source.fetch(descriptor, range).await;
         }
+        let blob = open(&self.cache, self.source.clone(), descriptor)?;
         Ok(stream::try_unfold((blob, range), |(blob, left)| async move {
             if left.is_empty() {
                 return Ok(None);

@@ -361,7 +361,9 @@ impl Entry {
             if state.chunks.all_stored() && !self.is_complete() {
                 self.finish_if_due(&mut state);
             }
-            state.finishing || (!state.to_write.is_empty() || state.writing)
+            let is_missing = |of| !state.chunks.runs(&(0..self.size), of, 1).is_empty();
+            state.finishing
+                || (!is_missing(Chunk::Absent) && state.flights.is_empty() && is_missing(Chunk::Loading))
         };
         if under_way {
             let mut phase = self.phase.subscribe();

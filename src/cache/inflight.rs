@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::chunks::{self, CHUNK, Chunk, bytes_of};
@@ -26,35 +26,70 @@ pub(super) struct Origin {
 /// A run of chunks on its way.
 pub(super) struct Flight {
     pub(super) range: Range<u64>,
-    progress: watch::Sender<Progress>,
+    progress: Mutex<Progress>,
 }
 
 struct Progress {
     /// Everything before this has arrived, or was found in the file.
     to: u64,
     ended: Option<Result<()>>,
+    /// Who waits, and up to where. Each is woken once, when it has what it waits for: pieces are many.
+    waiting: Vec<(u64, oneshot::Sender<()>)>,
 }
 
 impl Flight {
     pub(super) fn new(range: Range<u64>) -> Self {
-        let progress = Progress { to: range.start, ended: None };
-        Self { range, progress: watch::Sender::new(progress) }
+        let progress = Progress { to: range.start, ended: None, waiting: Vec::new() };
+        Self { range, progress: Mutex::new(progress) }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the bytes before `until` have arrived. The flight's error if it ended without them.
     pub(super) async fn wait_until(&self, until: u64) -> Result<()> {
-        let mut progress = self.progress.subscribe();
-        match progress.wait_for(|progress| progress.to >= until || progress.ended.is_some()).await {
-            Ok(progress) => match &progress.ended {
-                Some(Err(error)) if progress.to < until => Err(error.clone()),
-                _ => Ok(()),
-            },
-            Err(_) => Ok(()),
-        }
+        let woken = {
+            let mut progress = self.progress();
+            if progress.to >= until || progress.ended.is_some() {
+                return progress.verdict(until);
+            }
+            let (sender, woken) = oneshot::channel();
+            progress.waiting.push((until, sender));
+            woken
+        };
+        let _ = woken.await;
+        self.progress().verdict(until)
     }
 
     fn advance(&self, to: u64) {
-        self.progress.send_modify(|progress| progress.to = to);
+        let mut progress = self.progress();
+        progress.to = to;
+        progress.wake(|until| until <= to);
+    }
+
+    fn end(&self, result: Result<()>) {
+        let mut progress = self.progress();
+        progress.ended = Some(result);
+        progress.wake(|_| true);
+    }
+}
+
+impl Progress {
+    fn verdict(&self, until: u64) -> Result<()> {
+        match &self.ended {
+            Some(Err(error)) if self.to < until => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn wake(&mut self, satisfied: impl Fn(u64) -> bool) {
+        let all = std::mem::take(&mut self.waiting);
+        let (woken, waiting): (Vec<_>, Vec<_>) = all.into_iter().partition(|(until, _)| satisfied(*until));
+        self.waiting = waiting;
+        for (_, waiter) in woken {
+            let _ = waiter.send(());
+        }
     }
 }
 
@@ -103,7 +138,7 @@ impl Drop for Landing {
         let stopped = || Err(Error::new(ErrorKind::Unavailable, "the fetch was stopped"));
         let result = self.result.take().unwrap_or_else(stopped);
         self.entry.landed(&self.flight, &self.run);
-        self.flight.progress.send_modify(|progress| progress.ended = Some(result));
+        self.flight.end(result);
     }
 }
 
@@ -264,7 +299,7 @@ impl Entry {
 
     /// Takes a flight off the list; what it did not bring is absent again, and claimed no longer.
     fn landed(self: &Arc<Self>, flight: &Arc<Flight>, run: &Range<usize>) {
-        let arrived = flight.progress.borrow().to;
+        let arrived = flight.progress().to;
         let mut state = self.state();
         state.flights.retain(|other| !Arc::ptr_eq(other, flight));
         for chunk in run.clone() {

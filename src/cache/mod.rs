@@ -146,6 +146,11 @@ impl Cache {
         }
     }
 
+    /// Whether a blob is here, complete and verified.
+    fn has_whole(&self, blob: &Descriptor) -> bool {
+        std::fs::metadata(self.shared.place.blob(&blob.digest)).is_ok_and(|about| about.len() == blob.size)
+    }
+
     /// The state of one blob, shared by everybody in this process who reads it.
     fn entry(&self, blob: &Descriptor) -> Result<Arc<Entry>> {
         use std::sync::PoisonError;

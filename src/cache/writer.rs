@@ -13,8 +13,8 @@ use super::map::{Map, checksum};
 use super::ring::Piece;
 use crate::error::Error;
 
-/// So much is worth waking a writer for; less waits for more, or for its flight to land.
-const WORTH_WRITING: u64 = 1 << 20;
+/// So much is worth waking a writer for; less waits for more, or for its flight to land. A tenth of the ring.
+const WORTH_WRITING: u64 = 4 << 20;
 
 /// Pieces in one system call, at most. The kernel's own limit is 1,024.
 const GATHER: usize = 64;
