@@ -50,8 +50,10 @@ impl InOrder {
     pub(super) fn take_in(&mut self, at: u64, piece: &Piece) {
         let length = piece.bytes.len() as u64;
         let is_near = at >= self.frontier && at < self.frontier + HELD && self.held_bytes + length <= HELD;
-        if is_near && self.held.insert(at, piece.clone()).is_none() {
-            self.held_bytes += length;
+        if is_near {
+            // What a fetch that failed had brought is replaced, maybe by a piece of another length.
+            let before = self.held.insert(at, piece.clone()).map_or(0, |piece| piece.bytes.len() as u64);
+            self.held_bytes = self.held_bytes + length - before;
         }
     }
 
