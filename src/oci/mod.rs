@@ -5,6 +5,7 @@
 
 pub mod descriptor;
 pub mod digest;
+pub mod go_json;
 pub mod manifest;
 pub mod media_type;
 pub mod platform;
@@ -12,6 +13,7 @@ pub mod reference;
 
 pub use descriptor::Descriptor;
 pub use digest::{Digest, Hasher};
+pub use go_json::go_json;
 pub use manifest::{ImageManifest, Index, Manifest};
 pub use platform::Platform;
 pub use reference::{Name, Reference, Repository, Tag};

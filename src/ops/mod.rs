@@ -4,11 +4,15 @@
 
 mod output;
 pub mod pull;
+pub mod push;
+pub mod tag;
 mod transfer;
+mod upload;
 
 use crate::oci::Descriptor;
 
 pub use pull::{PullOptions, Pulled, PulledFile, pull};
+pub use push::{Expected, PushOptions, Pushed, push};
 
 /// Who watches a verb at work. Called from several tasks at once; must be quick. `()` watches nothing.
 pub trait Progress: Send + Sync {
@@ -22,6 +26,8 @@ pub trait Progress: Send + Sync {
     fn finished(&self, _what: &Descriptor, _name: &str) {}
     /// The same content came under another name and was copied from there.
     fn restored(&self, _what: &Descriptor, _name: &str) {}
+    /// The target has it now from another place of its own; nothing was sent.
+    fn mounted(&self, _what: &Descriptor, _name: &str) {}
     /// It was here already, or is not wanted.
     fn skipped(&self, _what: &Descriptor, _name: &str) {}
 }

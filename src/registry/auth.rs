@@ -37,21 +37,31 @@ pub(super) enum Scope {
     Catalog,
     /// Reading one repository.
     Pull(Arc<str>),
+    /// Writing to one repository.
+    Push(Arc<str>),
+    /// Writing to the first, with blobs of the second.
+    Mount(Arc<str>, Arc<str>),
+    /// Deleting in one repository.
+    Delete(Arc<str>),
 }
 
 impl Scope {
     fn text(&self) -> Option<String> {
         match self {
-            Self::Registry => None,
             Self::Catalog => Some("registry:catalog:*".into()),
             Self::Pull(path) => Some(format!("repository:{path}:pull")),
+            Self::Push(path) => Some(format!("repository:{path}:pull,push")),
+            Self::Mount(to, from) => Some(format!("repository:{to}:pull,push repository:{from}:pull")),
+            // Quay refuses tokens for an action it does not know (registry.md §1.3): the challenge says what to ask for
+            // before something is deleted.
+            Self::Registry | Self::Delete(_) => None,
         }
     }
 
     fn path(&self) -> Option<&str> {
         match self {
-            Self::Pull(path) => Some(path),
-            _ => None,
+            Self::Pull(path) | Self::Push(path) | Self::Mount(path, _) | Self::Delete(path) => Some(path),
+            Self::Registry | Self::Catalog => None,
         }
     }
 }
@@ -180,7 +190,8 @@ impl Client {
                 if let Some(header) = self.auth.fresh(scope) {
                     return Ok(Some(header));
                 }
-                if !worth_asking || *scope == Scope::Registry {
+                let known = scope.text().is_some() || self.auth.state().named.contains_key(scope);
+                if !worth_asking || !known {
                     return Ok(None);
                 }
                 self.fetch_token(&service, scope, None, patience).await.map(Some)

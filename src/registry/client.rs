@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::auth::{Auth, Scope, Turns};
 use super::http::{
-    Answer, Call, HeaderMap, HeaderName, HeaderValue, Http, Method, StatusCode, To, header, host_of,
+    Answer, Call, HeaderMap, HeaderName, HeaderValue, Http, Method, Payload, StatusCode, To, header, host_of,
 };
 use super::origin::Origin;
+use super::outgoing::Sending;
 use super::profile::Profile;
 use super::redirect::{self, MOST_HOPS};
 use super::retry::{Again, Failure, Gates, Patience, retry_after};
@@ -31,12 +32,16 @@ pub(super) struct Ask<'a> {
     pub(super) range: Option<Range<u64>>,
     /// What it takes to be allowed to.
     pub(super) scope: &'a Scope,
+    /// Asked here instead of at `path`: an address the registry gave out. Only the registry's own origin sees
+    /// our credentials.
+    pub(super) at: Option<&'a Url>,
+    pub(super) sending: Option<Sending<'a>>,
 }
 
 impl<'a> Ask<'a> {
     /// A plain GET.
     pub(super) fn get(path: &'a str, scope: &'a Scope) -> Self {
-        Self { method: Method::GET, path, accept: None, range: None, scope }
+        Self { method: Method::GET, path, accept: None, range: None, scope, at: None, sending: None }
     }
 }
 
@@ -48,6 +53,7 @@ struct Journey<'a> {
     /// Goes to the first address's origin, and no further.
     authorization: Option<HeaderValue>,
     form: Option<&'a [(&'a str, &'a str)]>,
+    sending: Option<&'a Sending<'a>>,
 }
 
 /// One registry's connections and everything learnt about it.
@@ -131,12 +137,19 @@ impl Client {
 
     /// One try: refusals are answered, redirects followed; passing trouble is a failure to be tried again.
     pub(super) async fn attempt(&self, ask: &Ask<'_>, patience: &mut Patience) -> Result<Answer, Failure> {
+        let start = match ask.at {
+            Some(url) => url.clone(),
+            None => self.url(ask.path).await?,
+        };
+        if start.origin() != self.origin.url().await?.origin() {
+            let answer = self.travel(start, &journey(ask, None), patience).await?;
+            return self.unless_passing(answer, patience).await;
+        }
         let mut authorization = self.authorization(ask.scope, patience).await?;
         let mut turns = Turns::default();
         loop {
             let used = authorization.take();
-            let answer =
-                self.travel(self.url(ask.path).await?, &journey(ask, used.clone()), patience).await?;
+            let answer = self.travel(start.clone(), &journey(ask, used.clone()), patience).await?;
             let refused = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
             if !refused || !answer.is_from_registry() {
                 return self.unless_passing(answer, patience).await;
@@ -158,7 +171,14 @@ impl Client {
         range: Option<Range<u64>>,
         patience: &mut Patience,
     ) -> Result<Answer, Failure> {
-        let journey = Journey { method: Method::GET, accept: None, range, authorization: None, form: None };
+        let journey = Journey {
+            method: Method::GET,
+            accept: None,
+            range,
+            authorization: None,
+            form: None,
+            sending: None,
+        };
         let answer = self.travel(url.clone(), &journey, patience).await?;
         self.unless_passing(answer, patience).await
     }
@@ -172,7 +192,7 @@ impl Client {
         patience: &mut Patience,
     ) -> Result<Answer, Failure> {
         let method = if form.is_some() { Method::POST } else { Method::GET };
-        let journey = Journey { method, accept: None, range: None, authorization, form };
+        let journey = Journey { method, accept: None, range: None, authorization, form, sending: None };
         let answer = self.travel(url, &journey, patience).await?;
         self.unless_passing(answer, patience).await
     }
@@ -203,7 +223,12 @@ impl Client {
             // What a form holds is secret: it is never sent on.
             let form = journey.form.filter(|_| hop == 0);
             let method = if journey.form.is_some() && hop > 0 { Method::GET } else { journey.method.clone() };
-            let answer = self.http.call(Call { to, method, url: &url, headers, form }, patience).await?;
+            let payload = match (form, journey.sending) {
+                (Some(form), _) => Payload::Form(form),
+                (None, Some(sending)) => sending.open().await?,
+                (None, None) => Payload::Nothing,
+            };
+            let answer = self.http.call(Call { to, method, url: &url, headers, payload }, patience).await?;
             let location = match answer.status().as_u16() {
                 301 | 302 | 303 | 307 | 308 => answer.header(header::LOCATION).map(str::to_owned),
                 _ => None,
@@ -231,6 +256,9 @@ impl Client {
                 HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))
         {
             headers.insert(header::RANGE, value);
+        }
+        if let Some(sending) = journey.sending {
+            sending.describe(&mut headers);
         }
         headers
     }
@@ -271,13 +299,14 @@ impl Client {
     }
 }
 
-fn journey<'a>(ask: &Ask<'_>, authorization: Option<HeaderValue>) -> Journey<'a> {
+fn journey<'a>(ask: &'a Ask<'a>, authorization: Option<HeaderValue>) -> Journey<'a> {
     Journey {
         method: ask.method.clone(),
         accept: ask.accept,
         range: ask.range.clone(),
         authorization,
         form: None,
+        sending: ask.sending.as_ref(),
     }
 }
 

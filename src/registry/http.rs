@@ -17,10 +17,12 @@ pub(super) use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub(super) use reqwest::{Method, StatusCode};
 use url::Url;
 
+use super::outgoing::Meter;
 use super::redirect;
 use super::retry::{Again, Failure, Patience};
 use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::ByteStream;
 
 /// A server that has not answered the handshake by then is down or filtered away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,8 +46,17 @@ pub(super) struct Call<'a> {
     pub(super) method: Method,
     pub(super) url: &'a Url,
     pub(super) headers: HeaderMap,
+    pub(super) payload: Payload<'a>,
+}
+
+/// What a request carries.
+pub(super) enum Payload<'a> {
+    Nothing,
     /// Sent as `application/x-www-form-urlencoded`.
-    pub(super) form: Option<&'a [(&'a str, &'a str)]>,
+    Form(&'a [(&'a str, &'a str)]),
+    Bytes(Bytes),
+    /// As long as the meter says.
+    Stream(ByteStream, Arc<Meter>),
 }
 
 /// The two clients, each made when it is first needed: reading the system's CAs takes milliseconds.
@@ -153,11 +164,23 @@ impl Http {
         let host = host_of(call.url);
         let client = self.client(call.to, call.url).map_err(Failure::last)?;
         let mut request = client.request(call.method.clone(), call.url.clone()).headers(call.headers);
-        if let Some(form) = call.form {
-            request = request.form(form);
+        let mut meter = None;
+        match call.payload {
+            Payload::Nothing => {}
+            Payload::Form(form) => request = request.form(form),
+            Payload::Bytes(bytes) => request = request.body(bytes),
+            Payload::Stream(pieces, counts) => {
+                request = request
+                    .header(header::CONTENT_LENGTH, counts.length())
+                    .body(reqwest::Body::wrap_stream(pieces));
+                meter = Some(counts);
+            }
         }
         let sent = async { request.send().await.map_err(|error| self.failed(&error, call.url)) };
-        let response = patience.during(READ_TIMEOUT, &host, sent).await?;
+        let response = match meter {
+            None => patience.during(READ_TIMEOUT, &host, sent).await?,
+            Some(meter) => meter.watch(sent, READ_TIMEOUT, &host, patience).await?,
+        };
         tracing::debug!(method = %call.method, host, path = call.url.path(), status = response.status().as_u16(), "answered");
         Ok(Answer { method: call.method, url: call.url.clone(), host, to: call.to, response })
     }

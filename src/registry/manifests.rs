@@ -27,6 +27,8 @@ pub(super) struct Shelf {
     scope: Scope,
     remembered: Mutex<LruCache<Digest, (String, Bytes)>>,
     pub(super) addresses: Addresses,
+    /// Held while a stand-in list of referrers is changed.
+    pub(super) relations: tokio::sync::Mutex<()>,
 }
 
 impl Shelf {
@@ -37,6 +39,7 @@ impl Shelf {
             repository,
             remembered: Mutex::new(LruCache::new(REMEMBERED)),
             addresses: Addresses::default(),
+            relations: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -175,7 +178,11 @@ impl Shelf {
         Some((Descriptor::new(media_type.as_str(), digest.clone(), body.len() as u64), body.clone()))
     }
 
-    fn remember(&self, descriptor: &Descriptor, body: &Bytes) {
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.remembered.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop(digest);
+    }
+
+    pub(super) fn remember(&self, descriptor: &Descriptor, body: &Bytes) {
         if body.len() <= LONGEST_REMEMBERED {
             let mut remembered = self.remembered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             remembered.put(descriptor.digest.clone(), (descriptor.media_type.clone(), body.clone()));

@@ -1,4 +1,4 @@
-//! A store over HTTP: the pulling side of an OCI registry's client.
+//! A store over HTTP: an OCI registry's client.
 //!
 //! [`Registry`] is one host with its connections and tokens, [`Repository`] one repository of it. A request goes
 //! through `client` (credentials, redirects, retries) to `http` (the wire). What this registry turned out to
@@ -9,18 +9,23 @@ mod blobs;
 mod challenge;
 mod client;
 pub mod credentials;
+mod delete;
 mod http;
 mod manifests;
 mod origin;
+mod outgoing;
 mod paging;
 mod profile;
+mod publish;
 mod redirect;
 mod referrers;
+mod relations;
 mod retry;
 mod settings;
 mod tags;
 mod tls;
 mod token;
+mod uploads;
 mod wire_error;
 
 use std::ops::Range;
@@ -29,10 +34,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::oci::reference::Host;
 use crate::oci::{self, Descriptor, Name, Tag};
-use crate::store::{Blob, ByteStream, Catalog, Direct, Source};
+use crate::store::{Blob, Body, ByteStream, Catalog, Direct, Source, Target};
 
 pub use settings::{Resolve, Settings};
 
@@ -122,5 +127,58 @@ impl Source for Repository {
 
     async fn referrers(&self, subject: &Descriptor, artifact_type: Option<&str>) -> Result<Vec<Descriptor>> {
         self.0.referrers(subject, artifact_type).await
+    }
+}
+
+#[async_trait]
+impl Target for Repository {
+    async fn contains(&self, descriptor: &Descriptor) -> Result<bool> {
+        if !descriptor.is_manifest() {
+            return self.0.has_blob(descriptor).await;
+        }
+        match self.0.resolve(&Name::Digest(descriptor.digest.clone())).await {
+            Ok(found) => Ok(found.size == descriptor.size),
+            // Nobody has been there yet, or nobody may look.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::Unauthorized | ErrorKind::Denied
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn push(&self, descriptor: &Descriptor, body: &Body) -> Result<()> {
+        if descriptor.is_manifest() {
+            return self.0.push_manifest(descriptor, body, None).await;
+        }
+        self.0.push_blob(descriptor, body).await
+    }
+
+    async fn tag(&self, descriptor: &Descriptor, tag: &Tag) -> Result<()> {
+        self.0.tag(descriptor, tag).await
+    }
+
+    async fn publish(&self, manifest: &Descriptor, body: &Body, tag: &Tag) -> Result<()> {
+        self.0.push_manifest(manifest, body, Some(tag)).await
+    }
+
+    async fn adopt(&self, blob: &Descriptor, home: &oci::Repository, body: &Body) -> Result<bool> {
+        if home.host != self.0.name().host || home.path == self.0.name().path {
+            self.0.push_blob(blob, body).await?;
+            return Ok(false);
+        }
+        self.0.mount_blob(blob, home, body).await
+    }
+
+    async fn untag(&self, tag: &Tag) -> Result<()> {
+        self.0.delete_tag(tag).await
+    }
+
+    async fn delete(&self, descriptor: &Descriptor) -> Result<()> {
+        self.0.delete_content(descriptor).await
     }
 }

@@ -34,4 +34,6 @@ pub(super) struct Profile {
     pub(super) ranges: Ability,
     /// The referrers API of distribution-spec 1.1.
     pub(super) referrers: Ability,
+    /// Blobs of any size in one request.
+    pub(super) whole_uploads: Ability,
 }

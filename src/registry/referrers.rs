@@ -30,6 +30,15 @@ impl Shelf {
         Ok(all)
     }
 
+    /// Whether the registry itself knows who refers to whom; asked once.
+    pub(super) async fn has_referrers_api(&self, subject: &Digest) -> Result<bool> {
+        let ability = &self.client().profile.referrers;
+        if ability.known().is_none() {
+            self.listed_by_api(subject, None).await?;
+        }
+        Ok(ability.known() == Some(true))
+    }
+
     async fn listed_by_api(&self, subject: &Digest, artifact_type: Option<&str>) -> Result<Vec<Descriptor>> {
         let ability = &self.client().profile.referrers;
         if ability.known() == Some(false) {
@@ -128,7 +137,7 @@ fn is_index(headers: &HeaderMap) -> bool {
 }
 
 /// `algorithm-encoded`, cut to 32 and 64 characters, what no tag may hold replaced (distribution-spec, "Referrers Tag Schema").
-fn fallback_tag(subject: &Digest) -> String {
+pub(super) fn fallback_tag(subject: &Digest) -> String {
     let algorithm: String = subject.algorithm().chars().take(32).collect();
     let encoded: String = subject.encoded().chars().take(64).collect();
     format!("{algorithm}-{encoded}")

@@ -79,6 +79,7 @@ impl Complaint {
             403 | 412 | 451 => ErrorKind::Denied,
             404 | 410 => ErrorKind::NotFound,
             405 | 501 => ErrorKind::Unsupported,
+            409 => ErrorKind::Conflict,
             429 => ErrorKind::RateLimited,
             408 | 425 | 499 | 500..=599 => ErrorKind::Unavailable,
             _ => ErrorKind::Invalid,

@@ -125,4 +125,18 @@ impl Target for Memory {
         state.tags.insert(tag.clone(), descriptor.digest.clone());
         Ok(())
     }
+
+    async fn untag(&self, tag: &Tag) -> Result<()> {
+        self.state().tags.remove(tag).map(drop).ok_or_else(|| missing(tag))
+    }
+
+    async fn delete(&self, descriptor: &Descriptor) -> Result<()> {
+        let mut state = self.state();
+        if state.content.remove(&descriptor.digest).is_none() {
+            return Err(missing(&descriptor.digest));
+        }
+        state.manifests.remove(&descriptor.digest);
+        state.tags.retain(|_, digest| *digest != descriptor.digest);
+        Ok(())
+    }
 }

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Digest, Name, Tag};
+use crate::oci::{Descriptor, Digest, Name, Repository, Tag};
 
 pub use direct::Direct;
 pub use layout::Layout;
@@ -130,6 +130,26 @@ pub trait Target: Source {
 
     /// Points `tag` at a manifest that is here.
     async fn tag(&self, descriptor: &Descriptor, tag: &Tag) -> Result<()>;
+
+    /// Stores a manifest and points `tag` at it: the same as both, for stores that can do it in one request.
+    async fn publish(&self, manifest: &Descriptor, body: &Body, tag: &Tag) -> Result<()> {
+        self.push(manifest, body).await?;
+        self.tag(manifest, tag).await
+    }
+
+    /// Takes a blob that the repository `home` has, if this store can without being sent the bytes; else stores
+    /// `body`. Whether nothing had to be sent.
+    async fn adopt(&self, blob: &Descriptor, _home: &Repository, body: &Body) -> Result<bool> {
+        self.push(blob, body).await?;
+        Ok(false)
+    }
+
+    /// Takes a tag away. The manifest stays. [`Unsupported`](crate::error::ErrorKind::Unsupported) where tags stay forever.
+    async fn untag(&self, tag: &Tag) -> Result<()>;
+
+    /// Deletes a manifest with its tags, or a blob. [`Unsupported`](crate::error::ErrorKind::Unsupported) where
+    /// nothing is deleted.
+    async fn delete(&self, descriptor: &Descriptor) -> Result<()>;
 }
 
 /// Content to be pushed. It can be opened again, so that retry and resume stay inside the store.

@@ -82,6 +82,13 @@ mod of_targets {
             a_tag_moves_and_nothing_else_does
             a_tag_needs_its_manifest
             many_writers_lose_nothing
-        } of { memory layout }
+            publishing_is_pushing_and_tagging
+            what_was_deleted_is_gone
+        } of {
+            memory layout
+            in_process in_process_redirecting in_process_paged_and_guarded in_process_with_shy_tokens
+            in_process_without_referrers
+            distribution zot
+        }
     }
 }

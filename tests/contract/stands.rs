@@ -116,25 +116,25 @@ pub(crate) fn in_process_without_referrers() -> Stand {
 
 fn of_registry(server: Registry, settings: &registry::Settings) -> Stand {
     let filled = Filled::fill(&server);
-    let source = repository(&server.host(), settings);
-    Stand { source, target: None, filled, alive: vec![Box::new(server)] }
+    let store = repository(&server.host(), settings);
+    Stand { source: store.clone(), target: Some(store), filled, alive: vec![Box::new(server)] }
 }
 
 pub(crate) fn distribution() -> Option<Stand> {
     let server = Distribution::start()?;
     let filled = Filled::fill(&server);
-    let source = repository(&server.host(), &registry::Settings::default());
-    Some(Stand { source, target: None, filled, alive: vec![Box::new(server)] })
+    let store = repository(&server.host(), &registry::Settings::default());
+    Some(Stand { source: store.clone(), target: Some(store), filled, alive: vec![Box::new(server)] })
 }
 
 pub(crate) fn zot() -> Option<Stand> {
     let server = Zot::start()?;
     let filled = Filled::fill(&server);
-    let source = repository(&server.host(), &registry::Settings::default());
-    Some(Stand { source, target: None, filled, alive: vec![Box::new(server)] })
+    let store = repository(&server.host(), &registry::Settings::default());
+    Some(Stand { source: store.clone(), target: Some(store), filled, alive: vec![Box::new(server)] })
 }
 
-fn repository(host: &Host, settings: &registry::Settings) -> Arc<dyn Source> {
+fn repository(host: &Host, settings: &registry::Settings) -> Arc<registry::Repository> {
     // No credential file of whoever runs the tests.
     let settings = registry::Settings { registry_configs: vec!["/dev/null".into()], ..settings.clone() };
     Arc::new(registry::Registry::new(host, &settings).unwrap().repository(REPOSITORY).unwrap())

@@ -84,8 +84,26 @@ impl Index {
         }
         let mut entry = self.by_digest(&entry.digest).map_or(listed(entry), listed);
         let digest = entry.digest.to_string();
-        let manifests = self.manifests()?;
-        for other in manifests.iter_mut() {
+        self.unname(tag)?;
+        self.list_nameless_once(Some(digest))?;
+        entry.annotations.insert(REF_NAME.into(), tag.to_string());
+        self.append(&entry)
+    }
+
+    /// Takes the name away. The manifest stays listed.
+    pub(super) fn untag(&mut self, tag: &Tag) -> Result<()> {
+        self.unname(tag)?;
+        self.list_nameless_once(None)
+    }
+
+    /// Takes a manifest off the list, with all its names.
+    pub(super) fn remove(&mut self, digest: &Digest) -> Result<()> {
+        self.manifests()?.retain(|entry| digest_of(entry).as_deref() != Some(digest.as_str()));
+        Ok(())
+    }
+
+    fn unname(&mut self, tag: &Tag) -> Result<()> {
+        for other in self.manifests()?.iter_mut() {
             if name_of(other) == Some(tag.as_str())
                 && let Some(annotations) = other.get_mut("annotations").and_then(Value::as_object_mut)
             {
@@ -97,10 +115,15 @@ impl Index {
                 }
             }
         }
-        // A manifest is listed without a name only while it has none, and then once.
+        Ok(())
+    }
+
+    /// A manifest is listed without a name only while it has none, and then once. `named` is about to have one.
+    fn list_nameless_once(&mut self, named: Option<String>) -> Result<()> {
+        let manifests = self.manifests()?;
         let mut seen: Vec<String> =
             manifests.iter().filter(|other| name_of(other).is_some()).filter_map(digest_of).collect();
-        seen.push(digest);
+        seen.extend(named);
         manifests.retain(|other| {
             name_of(other).is_some()
                 || digest_of(other).is_none_or(|digest| {
@@ -111,8 +134,7 @@ impl Index {
                     new
                 })
         });
-        entry.annotations.insert(REF_NAME.into(), tag.to_string());
-        self.append(&entry)
+        Ok(())
     }
 
     fn append(&mut self, entry: &Descriptor) -> Result<()> {

@@ -12,9 +12,9 @@ use rustix::fs::{FlockOperation, flock};
 use super::Layout;
 use super::index::Index;
 use crate::error::{Context as _, Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Tag};
+use crate::oci::{Descriptor, Name, Tag};
 use crate::store::local::blocking;
-use crate::store::{Body, Target, expect_digest, expect_no_more_than, expect_size};
+use crate::store::{Body, Source as _, Target, expect_digest, expect_no_more_than, expect_size};
 
 impl Layout {
     /// Changes `index.json` while no other writer does.
@@ -144,5 +144,19 @@ impl Target for Layout {
         self.open_blob(descriptor).doing(|| format!("tag {} as {tag}", descriptor.digest))?;
         let (entry, tag) = (descriptor.clone(), tag.clone());
         self.change(move |index| index.tag(entry, &tag)).await
+    }
+
+    async fn untag(&self, tag: &Tag) -> Result<()> {
+        self.resolve(&Name::Tag(tag.clone())).await?;
+        let tag = tag.clone();
+        self.change(move |index| index.untag(&tag)).await
+    }
+
+    async fn delete(&self, descriptor: &Descriptor) -> Result<()> {
+        let path = self.blob_path(&descriptor.digest);
+        let digest = descriptor.digest.clone();
+        // Off the list first: what is listed must be there.
+        self.change(move |index| index.remove(&digest)).await?;
+        blocking(move || fs::remove_file(&path).doing(|| format!("delete {}", path.display()))).await
     }
 }

@@ -171,6 +171,7 @@ impl Asked<'_> {
             let scope = match record.endpoint {
                 Endpoint::Ping => String::new(),
                 Endpoint::Catalog => "registry:catalog:*".into(),
+                _ if record.method == "DELETE" => format!("repository:{repository}:delete"),
                 _ if write => format!("repository:{repository}:pull,push"),
                 _ => format!("repository:{repository}:pull"),
             };
@@ -192,6 +193,9 @@ impl Asked<'_> {
             }
             Endpoint::Upload => self.upload(&repository),
             Endpoint::Manifest if record.method == "PUT" => self.put_manifest(&repository, &last),
+            Endpoint::Manifest | Endpoint::Blob if record.method == "DELETE" => {
+                self.delete(&repository, &last)
+            }
             _ if !lock(&self.state.repositories).contains_key(&repository) => {
                 Reply::error(404, "NAME_UNKNOWN")
             }
@@ -420,6 +424,20 @@ impl Asked<'_> {
             }
             _ => reply,
         }
+    }
+
+    fn delete(&self, repository: &str, name: &str) -> Reply {
+        let mut repositories = lock(&self.state.repositories);
+        let Some(stored) = repositories.get_mut(repository) else { return Reply::error(404, "NAME_UNKNOWN") };
+        let found = match name.parse::<Digest>() {
+            Err(_) => stored.tags.remove(name).is_some(),
+            Ok(digest) if self.record.endpoint == Endpoint::Manifest => {
+                stored.tags.retain(|_, target| *target != digest);
+                stored.manifests.remove(&digest).is_some()
+            }
+            Ok(digest) => stored.blobs.remove(&digest).is_some(),
+        };
+        if found { Reply::new(202, "") } else { Reply::error(404, "MANIFEST_UNKNOWN") }
     }
 
     fn upload(&self, repository: &str) -> Reply {
