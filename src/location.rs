@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::oci::reference::Host;
 use crate::oci::{Name, Reference, Tag};
 use crate::registry::Registry;
-use crate::store::{Catalog, Layout, Source};
+use crate::store::{Catalog, Layout, Source, Target};
 
 pub use crate::registry::{Resolve, Settings as RegistrySettings};
 
@@ -148,6 +148,21 @@ impl Location {
                 let opened = Opened::Catalog { catalog: Arc::new(shelves), namespace: namespace.clone() };
                 Ok(Stack { opened, cache })
             }
+        }
+    }
+
+    /// Opens the store of this place to write to it, without a cache. A layout that is not there is made. Asks no network.
+    pub fn open_target(&self, settings: &RegistrySettings) -> Result<Arc<dyn Target>> {
+        match self {
+            Self::Layout { path, .. } => Ok(Arc::new(Layout::create(path)?)),
+            Self::Repository(reference) => {
+                let registry = Registry::new(&reference.repository.host, settings)?;
+                Ok(Arc::new(registry.repository(&reference.repository.path)?))
+            }
+            Self::Registry { host, .. } => Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{host} is a registry; a repository of it is needed"),
+            )),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Sees nothing but the library's public API. Where ORAS has a verb, its arguments, texts and exit codes
 //! are ORAS's.
 
+mod attach;
 mod cache;
 mod cat;
 mod completion;
@@ -17,9 +18,11 @@ mod mount;
 mod options;
 mod progress;
 mod pull;
+mod push;
 mod repo;
 mod resolve;
 mod status;
+mod tag;
 mod unmount;
 mod usage;
 mod version;
@@ -49,6 +52,9 @@ pub(crate) enum Command {
     Ls(ls::Ls),
     Cat(cat::Cat),
     Pull(pull::Pull),
+    Push(Box<push::Push>),
+    Attach(Box<attach::Attach>),
+    Tag(Box<tag::Tag>),
     Resolve(resolve::Resolve),
     Repo(repo::Repo),
     Login(login::Login),
@@ -63,6 +69,7 @@ pub(crate) enum Command {
 const GROUPS: &[(&str, &[&str])] = &[
     ("Mount", &["mount", "unmount", "status"]),
     ("Look and fetch", &["ls", "cat", "pull", "resolve"]),
+    ("Publish", &["push", "attach", "tag"]),
     ("Registries", &["repo", "login", "logout"]),
     ("This machine", &["cache", "version", "completion"]),
 ];
@@ -80,6 +87,9 @@ impl Command {
             Self::Ls(verb) => verb.run().await,
             Self::Cat(verb) => verb.run().await,
             Self::Pull(verb) => verb.run().await,
+            Self::Push(verb) => verb.run().await,
+            Self::Attach(verb) => verb.run().await,
+            Self::Tag(verb) => verb.run().await,
             Self::Resolve(verb) => verb.run().await,
             Self::Repo(verb) => verb.run().await,
             Self::Login(verb) => verb.run().await,
@@ -99,6 +109,9 @@ impl Command {
             Self::Ls(verb) => Some(&verb.debug),
             Self::Cat(verb) => Some(&verb.debug),
             Self::Pull(verb) => Some(&verb.debug),
+            Self::Push(verb) => Some(&verb.debug),
+            Self::Attach(verb) => Some(&verb.debug),
+            Self::Tag(verb) => Some(&verb.debug),
             Self::Resolve(verb) => Some(&verb.debug),
             Self::Repo(verb) => Some(verb.debug()),
             Self::Login(verb) => Some(&verb.debug),

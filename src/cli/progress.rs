@@ -52,6 +52,40 @@ impl Progress for Lines {
     }
 }
 
+/// Who watches a push. Of a manifest that is there already ORAS speaks for layouts only.
+pub(crate) fn pushing(text: bool, draws: bool, layout: bool) -> Box<dyn Progress> {
+    match (draws, text) {
+        (true, _) => Box::new(Bars { pushes: true, ..Bars::default() }),
+        (false, true) => Box::new(Pushing { layout }),
+        (false, false) => Box::new(()),
+    }
+}
+
+/// A status line for each step of a push.
+struct Pushing {
+    layout: bool,
+}
+
+impl Progress for Pushing {
+    fn started(&self, what: &Descriptor, name: &str) {
+        Lines::say("Uploading", what, name);
+    }
+
+    fn finished(&self, what: &Descriptor, name: &str) {
+        Lines::say("Uploaded ", what, name);
+    }
+
+    fn mounted(&self, what: &Descriptor, name: &str) {
+        Lines::say("Mounted  ", what, name);
+    }
+
+    fn skipped(&self, what: &Descriptor, name: &str) {
+        if self.layout || !what.is_manifest() {
+            Lines::say("Exists   ", what, name);
+        }
+    }
+}
+
 /// 12 characters of a sha256 digest, others whole, as ORAS shows them.
 fn short(digest: &Digest) -> &str {
     if digest.algorithm() == "sha256" { digest.short() } else { digest.as_str() }
@@ -62,6 +96,7 @@ fn short(digest: &Digest) -> &str {
 struct Bars {
     all: MultiProgress,
     running: Mutex<HashMap<Digest, ProgressBar>>,
+    pushes: bool,
 }
 
 impl Bars {
@@ -82,8 +117,9 @@ impl Progress for Bars {
     fn started(&self, what: &Descriptor, name: &str) {
         let bar = self.all.add(ProgressBar::new(what.size));
         bar.set_style(style(
-            "{spinner} [{bar:20}]({bytes_per_sec}) Pulling {msg}  {bytes}/{total_bytes}  {percent}%  {elapsed}",
+            "{spinner} [{bar:20}]({bytes_per_sec}) {prefix} {msg}  {bytes}/{total_bytes}  {percent}%  {elapsed}",
         ));
+        bar.set_prefix(if self.pushes { "Uploading" } else { "Pulling" });
         bar.set_message(printable(name).into_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         self.running().insert(what.digest.clone(), bar);
@@ -96,7 +132,7 @@ impl Progress for Bars {
     }
 
     fn finished(&self, what: &Descriptor, name: &str) {
-        self.done("Pulled     ", what, name);
+        self.done(if self.pushes { "Uploaded " } else { "Pulled     " }, what, name);
     }
 
     fn restored(&self, what: &Descriptor, name: &str) {
@@ -104,7 +140,11 @@ impl Progress for Bars {
     }
 
     fn skipped(&self, what: &Descriptor, name: &str) {
-        self.done("Skipped    ", what, name);
+        self.done(if self.pushes { "Exists   " } else { "Skipped    " }, what, name);
+    }
+
+    fn mounted(&self, what: &Descriptor, name: &str) {
+        self.done("Mounted  ", what, name);
     }
 }
 

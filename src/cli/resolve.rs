@@ -59,7 +59,11 @@ impl Resolve {
 }
 
 /// The digest of the manifest in an index that is for this platform.
-async fn chosen(source: &dyn Source, name: &Name, platform: &Platform) -> artifs::Result<Digest> {
+pub(super) async fn chosen(
+    source: &(impl Source + ?Sized),
+    name: &Name,
+    platform: &Platform,
+) -> artifs::Result<Digest> {
     let (descriptor, manifest) = source.fetch_manifest(name).await?;
     let none =
         |why: &str| Error::new(ErrorKind::NotFound, format!("{}: not found: {why}", descriptor.digest));

@@ -72,6 +72,10 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(host: &Host, settings: &Settings) -> Result<Self> {
+        let profile = Profile::default();
+        if let Some(works) = settings.referrers_api {
+            profile.referrers.seen(works);
+        }
         Ok(Self {
             host: host.clone(),
             origin: Origin::new(host, settings.plain_http)?,
@@ -81,7 +85,7 @@ impl Client {
             insecure: settings.insecure,
             gates: Gates::default(),
             deadline: settings.deadline,
-            profile: Profile::default(),
+            profile,
         })
     }
 

@@ -33,6 +33,8 @@ pub struct Settings {
     pub headers: Vec<(String, String)>,
     /// Addresses to use instead of asking DNS.
     pub resolve: Vec<Resolve>,
+    /// Whether the registry itself lists referrers; found out if it is not said.
+    pub referrers_api: Option<bool>,
     /// How long a request may go on, retries included, without getting anywhere.
     pub deadline: Duration,
 }
@@ -51,6 +53,7 @@ impl Default for Settings {
             key_file: None,
             headers: Vec::new(),
             resolve: Vec::new(),
+            referrers_api: None,
             deadline: Duration::from_secs(60),
         }
     }

@@ -3,6 +3,7 @@
 mod cache;
 mod debug;
 mod format;
+mod packing;
 mod platform;
 mod remote;
 mod target;
@@ -11,6 +12,7 @@ mod terminal;
 pub(crate) use cache::{CacheOptions, bytes};
 pub(crate) use debug::Debug;
 pub(crate) use format::Format;
+pub(crate) use packing::Packing;
 pub(crate) use platform::PlatformOption;
 pub(crate) use remote::Remote;
 pub(crate) use target::{Place, Target};

@@ -6,7 +6,7 @@ use artifs::cache::Cache;
 use artifs::error::ErrorKind;
 use artifs::location::{self, CacheUse, Location, Opened, Stack};
 use artifs::oci::{Digest, Name, Tag};
-use artifs::store::Source;
+use artifs::store::{Source, Target as Writable};
 use clap::Args;
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ pub(crate) struct Target {
     pub(crate) oci_layout: bool,
     #[command(flatten)]
     pub(crate) remote: Remote,
+    #[arg(skip)]
+    referrers_api: Option<bool>,
 }
 
 /// A reference as typed, and what it means.
@@ -61,13 +63,30 @@ impl Target {
         if let Location::Layout { path, .. } = &place.location
             && !path.exists()
         {
-            return Err(Failure::new(format!(
-                "invalid argument {:?}: failed to find path \"{}\": no such file or directory",
-                place.raw,
-                path.display()
-            )));
+            return Err(place.no_layout(path));
         }
         Ok(place.location.open(&settings)?)
+    }
+
+    /// Opens the store behind a place to write to it, past the cache. A layout may be made.
+    pub(crate) fn open_target(&self, place: &Place, make: bool) -> Result<Arc<dyn Writable>> {
+        if let Location::Layout { path, .. } = &place.location
+            && !make
+            && !path.exists()
+        {
+            return Err(place.no_layout(path));
+        }
+        if matches!(place.location, Location::Registry { .. }) {
+            return Err(place.no_repository());
+        }
+        let mut settings = self.remote.settings()?;
+        settings.referrers_api = self.referrers_api;
+        Ok(place.location.open_target(&settings)?)
+    }
+
+    /// The same, with what is known of the registry's referrers API.
+    pub(crate) fn with_referrers(&self, api: Option<bool>) -> Self {
+        Self { referrers_api: api, ..self.clone() }
     }
 
     /// Opens the one artifact a place names. `command` is for the words of the error if it names none.
@@ -103,6 +122,29 @@ impl Place {
         format!("[{}] {}", self.location.kind(), self.raw)
     }
 
+    /// The same, by digest.
+    pub(crate) fn annotated_as(&self, digest: &Digest) -> String {
+        format!("[{}] {}@{digest}", self.location.kind(), self.repository())
+    }
+
+    /// Whether it is an OCI layout.
+    pub(crate) fn is_layout(&self) -> bool {
+        matches!(self.location, Location::Layout { .. })
+    }
+
+    /// A failure to push: what a refusal means is said in front of what the registry said.
+    pub(crate) fn not_pushed(&self, error: artifs::Error) -> Failure {
+        if matches!(error.kind(), ErrorKind::Unauthorized) { self.failed(error) } else { error.into() }
+    }
+
+    fn no_layout(&self, path: &std::path::Path) -> Failure {
+        Failure::new(format!(
+            "invalid argument {:?}: failed to find path \"{}\": no such file or directory",
+            self.raw,
+            path.display()
+        ))
+    }
+
     /// What comes in front of `@digest` when a result names an artifact.
     pub(crate) fn repository(&self) -> String {
         match &self.location {
@@ -130,7 +172,8 @@ impl Place {
         error.into()
     }
 
-    fn unnamed(&self, command: &str) -> Failure {
+    /// The place should have named a manifest.
+    pub(crate) fn unnamed(&self, command: &str) -> Failure {
         let failure = Failure::new(format!("{:?}: no tag or digest specified", self.raw));
         failure.help(format!("Usage: {}", usage::line(command))).help(format!(
             "Please specify a reference in the form of \"<name>:<tag>\" or \"<name>@<digest>\". \
