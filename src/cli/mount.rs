@@ -32,6 +32,9 @@ Example - Mount a repository as a folder of tags; a namespace; a whole registry:
 Example - Mount an artifact of the OCI image layout folder 'layout':
   artifs mount ./layout:v1 /mnt
 
+Example - Mount an artifact to change it:
+  artifs mount --rw localhost:5000/notes:v1 /mnt
+
 Example - Mount at boot, by a line in /etc/fstab:
   localhost:5000/model:v1 /mnt fuse.artifs _netdev,nofail,allow_other 0 0
 
@@ -44,6 +47,9 @@ pub(crate) struct Mount {
     /// the folder to mount it at
     #[arg(value_name = "folder")]
     mountpoint: PathBuf,
+    /// mount one artifact for writing; changes are staged on the local disk, and found again by the next such mount
+    #[arg(long = "rw")]
+    writable: bool,
     /// stay in the foreground, and log to the terminal
     #[arg(short, long)]
     foreground: bool,
@@ -107,7 +113,7 @@ impl Mount {
         }
         let (root, cache) = self.root()?;
         let log = if self.background_half { Some(Log::create()?) } else { None };
-        let mount = match mount::Mount::start(root, self.options(log.as_ref()), cache).await {
+        let mount = match mount::Mount::start(root, self.options(log.as_ref())?, cache).await {
             Ok(mount) => mount,
             Err(error) => {
                 log.into_iter().for_each(Log::remove_if_empty);
@@ -139,8 +145,8 @@ impl Mount {
         Ok((root, stack.cache))
     }
 
-    fn options(&self, log: Option<&Log>) -> Options {
-        Options {
+    fn options(&self, log: Option<&Log>) -> Result<Options> {
+        Ok(Options {
             allow_other: self.allow_other,
             mount_options: self.options.clone(),
             follow: self.follow.map(Duration::from_secs),
@@ -152,8 +158,9 @@ impl Mount {
             deadline: Duration::from_secs(self.deadline),
             passthrough: !self.no_passthrough,
             log: log.map(|log| log.path.clone()),
+            staging: if self.writable { Some(mount::place()?) } else { None },
             ..Options::new(&self.mountpoint, &self.reference)
-        }
+        })
     }
 
     /// Our own words among those of `-o`, so that fstab can say them too.

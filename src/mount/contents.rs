@@ -18,7 +18,7 @@ use crate::error::{Context as _, Error, ErrorKind, Result};
 
 /// The slowest a blob may come before `--verify=full` gives up opening it, in bytes per second: far below any
 /// network one would mount over, and still an end to a wait nobody can interrupt.
-const SLOWEST: u64 = 1 << 20;
+pub(super) const SLOWEST: u64 = 1 << 20;
 
 /// For how long a failure answers the kernel's next question about the same file.
 const MEMORY: Duration = Duration::from_secs(1);

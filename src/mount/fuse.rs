@@ -1,8 +1,13 @@
-//! Where the kernel asks and we answer: the only file that says fuser.
+//! Where the kernel asks and we answer: here and in `fuse/` only is fuser spoken.
+//!
+//! [`Kernel`] answers for a [`Filesystem`] here, for an [`Overlay`] in `writing`.
 //!
 //! A request is answered on the kernel's own thread when its answer is at hand, and from the runtime when it
 //! must wait: [`Kernel::answer`] polls the work once and spawns what is left. A stalled download therefore
 //! holds no thread, and a warm read pays for none.
+
+mod attributes;
+mod writing;
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -11,7 +16,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BackingId, Config, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
@@ -22,12 +26,14 @@ use fuser::{
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use self::attributes::{attributes, dots, file_type, give, nothing};
 use super::errno;
-use super::fs::Filesystem;
+use super::fs::{Counts, Filesystem};
 use super::handles::{Backing, Way};
 use super::inodes::number;
-use super::names::{Kind, Stat, kind};
+use super::names::kind;
 use super::options::{Options, Words};
+use super::overlay::Overlay;
 use crate::error::Error;
 
 /// Requests of read-ahead the kernel may have under way: enough for 64 MiB of them (both hf-mount and
@@ -40,17 +46,36 @@ const LARGEST: u32 = 1 << 20;
 /// Says whether the session has ended.
 pub(super) type Ended = watch::Receiver<bool>;
 
+/// What is mounted.
+#[derive(Clone)]
+pub(super) enum Served {
+    /// What nobody changes.
+    Reading(Arc<Filesystem>),
+    /// What can be changed.
+    Writing(Arc<Overlay>),
+}
+
 /// Mounts, and answers from now on.
 ///
 /// Blocks until the kernel has shaken hands. Must be called within a runtime.
-pub(super) fn start(fs: Arc<Filesystem>, options: &Options, words: &Words) -> std::io::Result<Ended> {
+pub(super) fn start(served: &Served, options: &Options, words: &Words) -> std::io::Result<Ended> {
+    let mut config = config(options, words);
+    match served {
+        Served::Reading(fs) => {
+            config.mount_options.push(MountOption::RO);
+            run(Arc::clone(fs), options, &config)
+        }
+        Served::Writing(overlay) => run(Arc::clone(overlay), options, &config),
+    }
+}
+
+fn config(options: &Options, words: &Words) -> Config {
     let mut config = Config::default();
     config.acl = if options.allow_other || words.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads.max(1));
     // A descriptor of its own for each thread needs the device once more, which fusermount opened for us.
     config.clone_fd = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok();
     config.mount_options = vec![
-        MountOption::RO,
         MountOption::DefaultPermissions,
         MountOption::FSName(options.reference.clone()),
         // fuser itself knows a subtype only on the way through fusermount.
@@ -62,23 +87,30 @@ pub(super) fn start(fs: Arc<Filesystem>, options: &Options, words: &Words) -> st
     if words.no_atime {
         config.mount_options.push(MountOption::NoAtime);
     }
+    config
+}
+
+fn run<F>(fs: Arc<F>, options: &Options, config: &Config) -> std::io::Result<Ended>
+where
+    Kernel<F>: fuser::Filesystem,
+{
     let (sender, ended) = watch::channel(false);
     let kernel = Kernel { fs, runtime: Handle::current(), ended: sender };
-    let session = fuser::Session::new(kernel, &options.mountpoint, &config)?.spawn()?;
+    let session = fuser::Session::new(kernel, &options.mountpoint, config)?.spawn()?;
     // When its session ends, fuser unmounts what is at the mountpoint once more: by then that can be the next
     // mount. Unmounting is done in `mountpoint` alone, so fuser's hold on it is never let go.
     std::mem::forget(session);
     Ok(ended)
 }
 
-/// The kernel's side of a [`Filesystem`].
-struct Kernel {
-    fs: Arc<Filesystem>,
+/// The kernel's side of a filesystem.
+struct Kernel<F> {
+    fs: Arc<F>,
     runtime: Handle,
     ended: watch::Sender<bool>,
 }
 
-impl Kernel {
+impl<F> Kernel<F> {
     /// Runs `work`, which owns its reply: to its end on this thread if it never has to wait, else the rest of
     /// it in the runtime. Work that panics drops its reply, and a dropped reply answers EIO.
     fn answer(&self, work: impl Future<Output = ()> + Send + 'static) {
@@ -92,30 +124,41 @@ impl Kernel {
         }
     }
 
-    fn fs(&self) -> Arc<Filesystem> {
+    /// Runs `work`, which waits for the local disk, where it holds up no other answer.
+    fn wait_for_disk(&self, work: impl FnOnce() + Send + 'static) {
+        self.runtime.spawn_blocking(work);
+    }
+
+    fn fs(&self) -> Arc<F> {
         Arc::clone(&self.fs)
     }
 }
 
 /// The errno for `error`; what a program cannot do anything about is said in the log and counted.
 fn refuse(fs: &Filesystem, error: &Error) -> Errno {
+    number_of(&fs.counts, error)
+}
+
+fn number_of(counts: &Counts, error: &Error) -> Errno {
     let number = errno::of(error);
     if number == libc::EIO {
         tracing::error!(%error, "EIO");
-        fs.counts.failed(error);
+        counts.failed(error);
     }
     Errno::from_i32(number)
 }
 
-impl fuser::Filesystem for Kernel {
+/// The capabilities every mount wants; what an older kernel does not know it does without.
+const WANTED: [InitFlags; 4] = [
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_ASYNC_DIO,
+];
+
+impl fuser::Filesystem for Kernel<Filesystem> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // What an older kernel does not know it does without.
-        for wanted in [
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_ASYNC_DIO,
-        ] {
+        for wanted in WANTED {
             let _ = config.add_capabilities(wanted);
         }
         // A depth of 1 leaves the mount usable as a lower layer of overlayfs (limits.md §3).
@@ -409,75 +452,4 @@ impl fuser::Filesystem for Kernel {
     ) {
         reply.error(Errno::ENOTTY);
     }
-}
-
-/// The entries every folder begins with, from `offset` on, each with the offset after it.
-fn dots(own: u64, parent: u64, offset: u64) -> impl Iterator<Item = (&'static str, u64, u64)> {
-    [(".", own, 1), ("..", parent, 2)].into_iter().skip(offset.min(2) as usize)
-}
-
-/// A value, or its length for a program that asks how much room it needs.
-fn give(reply: ReplyXattr, room: u32, value: &[u8]) {
-    if room == 0 {
-        reply.size(value.len() as u32);
-    } else if value.len() <= room as usize {
-        reply.data(value);
-    } else {
-        reply.error(Errno::ERANGE);
-    }
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::Folder => FileType::Directory,
-        Kind::File => FileType::RegularFile,
-        Kind::Link => FileType::Symlink,
-    }
-}
-
-fn attributes(stat: &Stat) -> FileAttr {
-    let modified = time(stat.modified);
-    FileAttr {
-        ino: INodeNo(stat.number),
-        size: stat.size,
-        blocks: stat.size.div_ceil(512),
-        atime: modified,
-        mtime: modified,
-        ctime: modified,
-        kind: file_type(stat.kind),
-        perm: stat.mode as u16,
-        nlink: stat.links,
-        uid: stat.owner.0,
-        gid: stat.owner.1,
-        ..nothing()
-    }
-}
-
-/// The attributes of what is not there.
-fn nothing() -> FileAttr {
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-fn time((seconds, nanoseconds): (i64, u32)) -> SystemTime {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let whole = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    whole
-        .and_then(|time| time.checked_add(Duration::from_nanos(u64::from(nanoseconds))))
-        .unwrap_or(UNIX_EPOCH)
 }

@@ -108,7 +108,7 @@ impl Handles {
 }
 
 /// Things by number, each number used once.
-struct Numbered<T> {
+pub(super) struct Numbered<T> {
     next: AtomicU64,
     things: RwLock<HashMap<u64, Arc<T>>>,
 }
@@ -120,21 +120,21 @@ impl<T> Default for Numbered<T> {
 }
 
 impl<T> Numbered<T> {
-    fn insert(&self, thing: T) -> u64 {
+    pub(super) fn insert(&self, thing: T) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.things.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(thing));
         number
     }
 
-    fn get(&self, number: u64) -> Option<Arc<T>> {
+    pub(super) fn get(&self, number: u64) -> Option<Arc<T>> {
         self.things.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
     }
 
-    fn remove(&self, number: u64) -> Option<Arc<T>> {
+    pub(super) fn remove(&self, number: u64) -> Option<Arc<T>> {
         self.things.write().unwrap_or_else(PoisonError::into_inner).remove(&number)
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.things.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 }

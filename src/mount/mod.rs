@@ -3,6 +3,7 @@
 //! - `fuse`: the kernel's side, and the only file that says fuser · `errno`: error kinds as numbers
 //! - `fs`: the filesystem itself · `names`: lookup, attributes, listings · `contents`: open and read
 //! - `inodes`, `handles`: what the kernel remembers, and what it has open
+//! - `overlay`: a tree that can be changed, over one that cannot · `staging`: where the changes are kept
 //! - `catalog`: tags and repositories as folders · `follow`: what a name is pinned to
 //! - `options`, `mountpoint`, `control`: everything around it
 
@@ -18,25 +19,33 @@ mod inodes;
 mod mountpoint;
 mod names;
 mod options;
+mod overlay;
 mod prefetch;
+mod staging;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::View;
+use crate::artifact::tree::Folder;
 use crate::cache::{self, Cache};
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::Name;
 use crate::store::{Catalog, Source};
 use follow::{Named, Slots};
 use fs::{Counts, Filesystem, Top};
+use fuse::Served;
+use overlay::{Ground, Overlay};
+use staging::Staging;
 
 pub use control::{mounts, unmount};
 pub use mountpoint::is_mounted;
 pub use options::{Options, Verify};
+pub use overlay::{Change, Difference, Frozen, FrozenContent, FrozenEntry};
+pub use staging::{Work, discard, place, works};
 
 /// What is mounted.
 pub enum Root {
@@ -111,7 +120,7 @@ pub struct Mount {
 
 /// What the control socket and the mount's owner share.
 struct Running {
-    fs: Arc<Filesystem>,
+    served: Served,
     mountpoint: PathBuf,
     reference: String,
     log: Option<PathBuf>,
@@ -128,25 +137,27 @@ impl Mount {
         options.mountpoint = mountpoint::check(&options.mountpoint)?;
         let words = options::Words::parse(&options.mount_options)?;
         let slots = Slots::new(options.follow);
-        let top = top(root, &options.reference, &slots).await?;
         let owner = (
             words.uid.unwrap_or_else(|| rustix::process::getuid().as_raw()),
             words.gid.unwrap_or_else(|| rustix::process::getgid().as_raw()),
         );
-        let fs = Arc::new(Filesystem {
-            top,
-            inodes: inodes::Inodes::default(),
-            handles: handles::Handles::default(),
-            counts: Counts::default(),
-            failing: contents::Failing::default(),
-            owner,
-            deadline: options.deadline,
-            verify: options.verify,
-            passthrough: AtomicBool::new(options.passthrough),
-        });
-        let ended = begin(Arc::clone(&fs), options.clone(), words).await?;
+        let served = match options.staging.clone() {
+            Some(place) => Served::Writing(Arc::new(writable(root, &options, &place, owner).await?)),
+            None => Served::Reading(Arc::new(Filesystem {
+                top: top(root, &options.reference, &slots).await?,
+                inodes: inodes::Inodes::default(),
+                handles: handles::Handles::default(),
+                counts: Counts::default(),
+                failing: contents::Failing::default(),
+                owner,
+                deadline: options.deadline,
+                verify: options.verify,
+                passthrough: AtomicBool::new(options.passthrough),
+            })),
+        };
+        let ended = begin(served.clone(), options.clone(), words).await?;
         let running = Arc::new(Running {
-            fs,
+            served,
             mountpoint: options.mountpoint.clone(),
             reference: options.reference.clone(),
             log: options.log.clone(),
@@ -159,7 +170,7 @@ impl Mount {
             mount.tasks.push(tokio::spawn(slots.keep_following(options.deadline)));
         }
         if options.prefetch {
-            mount.tasks.push(tokio::spawn(prefetch::everything(mount.running.fs.top.folder())));
+            mount.tasks.push(tokio::spawn(prefetch::everything(mount.running.folder())));
         }
         // Without its door a mount still serves; it only cannot be asked.
         mount.door = control::open(&mount.running)
@@ -181,6 +192,22 @@ impl Mount {
     /// What it is and did so far.
     pub fn status(&self) -> Status {
         self.running.status()
+    }
+
+    /// What differs from the artifact that was mounted. Empty where nothing can be changed.
+    pub fn changes(&self) -> Vec<Change> {
+        match &self.running.served {
+            Served::Reading(_) => Vec::new(),
+            Served::Writing(overlay) => overlay.changes(),
+        }
+    }
+
+    /// The changed tree as it is now. `None` where nothing can be changed.
+    pub fn freeze(&self) -> Result<Option<Frozen>> {
+        match &self.running.served {
+            Served::Reading(_) => Ok(None),
+            Served::Writing(overlay) => overlay.freeze().map(Some),
+        }
     }
 
     /// Unmounts. [`Conflict`](ErrorKind::Conflict) while something in it is in use: then it stays mounted, and
@@ -211,24 +238,35 @@ impl Drop for Mount {
 
 impl Running {
     fn status(&self) -> Status {
-        let fs = &self.fs;
+        let (counts, open_files) = match &self.served {
+            Served::Reading(fs) => (&fs.counts, fs.handles.open_files()),
+            Served::Writing(overlay) => (&overlay.counts, overlay.open_files()),
+        };
         let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Status {
             mountpoint: self.mountpoint.clone(),
             reference: self.reference.clone(),
-            digest: fs.top.folder().origin().map(|origin| origin.digest.to_string()),
+            digest: self.folder().origin().map(|origin| origin.digest.to_string()),
             pid: std::process::id(),
-            open_files: fs.handles.open_files() as u64,
-            opens: of(&fs.counts.opens),
-            passed_through: of(&fs.counts.passed_through),
-            reads: of(&fs.counts.reads),
-            read_bytes: of(&fs.counts.read_bytes),
-            lookups: of(&fs.counts.lookups),
-            listings: of(&fs.counts.listings),
-            failures: of(&fs.counts.failures),
-            last_failure: fs.counts.last_failure(),
+            open_files: open_files as u64,
+            opens: of(&counts.opens),
+            passed_through: of(&counts.passed_through),
+            reads: of(&counts.reads),
+            read_bytes: of(&counts.read_bytes),
+            lookups: of(&counts.lookups),
+            listings: of(&counts.listings),
+            failures: of(&counts.failures),
+            last_failure: counts.last_failure(),
             cache: self.cache.as_ref().map(Cache::stats),
             log: self.log.clone(),
+        }
+    }
+
+    /// The root folder as the registry has it.
+    fn folder(&self) -> Arc<dyn Folder> {
+        match &self.served {
+            Served::Reading(fs) => fs.top.folder(),
+            Served::Writing(overlay) => Arc::clone(&overlay.base),
         }
     }
 
@@ -249,6 +287,9 @@ impl Running {
     async fn ended(&self) {
         // An error means that whoever would tell is gone, and the session with it.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
+        if let Served::Writing(overlay) = &self.served {
+            overlay.close();
+        }
     }
 }
 
@@ -276,10 +317,39 @@ async fn top(root: Root, reference: &str, slots: &Arc<Slots>) -> Result<Top> {
     }
 }
 
+/// The tree that can be changed: what the reference points to, or, if work is staged for it, what that work
+/// builds on.
+async fn writable(root: Root, options: &Options, place: &Path, owner: (u32, u32)) -> Result<Overlay> {
+    let Root::Artifact { source, name, view } = root else {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{}: only one artifact can be mounted for writing; name its tag", options.reference),
+        ));
+    };
+    let (mut staging, records) = Staging::open(place, &options.reference)?;
+    let name = match staging.base().filter(|_| !records.is_empty()) {
+        Some(base) => Name::Digest(base.clone()),
+        None => name,
+    };
+    let artifact = crate::artifact::open(source, &name, &options.reference, &view).await?;
+    if records.is_empty() {
+        staging.bind(&artifact.named.digest)?;
+    }
+    let ground = Ground {
+        staging,
+        records,
+        owner,
+        deadline: options.deadline,
+        verify: options.verify,
+        passthrough: options.passthrough,
+    };
+    Overlay::open(artifact.root, ground).await
+}
+
 /// The mount itself, off the runtime's threads: the kernel's handshake blocks.
-async fn begin(fs: Arc<Filesystem>, options: Options, words: options::Words) -> Result<fuse::Ended> {
+async fn begin(served: Served, options: Options, words: options::Words) -> Result<fuse::Ended> {
     let path = options.mountpoint.clone();
-    tokio::task::spawn_blocking(move || fuse::start(fs, &options, &words))
+    tokio::task::spawn_blocking(move || fuse::start(&served, &options, &words))
         .await
         .unwrap_or_else(|error| Err(std::io::Error::other(error)))
         .doing(|| format!("mount at {}", path.display()))

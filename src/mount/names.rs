@@ -104,41 +104,20 @@ impl Filesystem {
             return Ok(None);
         }
         match self.node(number)? {
-            Node::File(file) => {
-                if name == VERIFIED.as_bytes() {
-                    return trust(&file).map(|trust| Some(trust.into()));
-                }
-                Ok(file.layer.as_deref().and_then(|layer| told(layer, name)))
-            }
             Node::Folder(folder) => {
                 if folder.origin().is_none() {
                     // A tag says what it is once it has been entered.
                     self.in_time("enter a folder", folder.lookup(b".oci")).await?;
                 }
-                Ok(folder.origin().and_then(|origin| told(origin, name)))
+                told_of(&Node::Folder(folder), name)
             }
-            Node::Link(_) => Ok(None),
+            node => told_of(&node, name),
         }
     }
 
     /// The names of the extended attributes an inode is known to have.
     pub(super) fn xattrs(&self, number: u64) -> Result<Vec<&'static str>> {
-        let of = |descriptor: &Descriptor| {
-            let mut names = vec![DIGEST, MEDIA_TYPE];
-            if !descriptor.annotations.is_empty() {
-                names.push(ANNOTATIONS);
-            }
-            names
-        };
-        Ok(match self.node(number)? {
-            Node::File(file) => {
-                let mut names = file.layer.as_deref().map(of).unwrap_or_default();
-                names.push(VERIFIED);
-                names
-            }
-            Node::Folder(folder) => folder.origin().map(of).unwrap_or_default(),
-            Node::Link(_) => Vec::new(),
-        })
+        Ok(all_told_of(&self.node(number)?))
     }
 
     /// What `stat` shows of a node.
@@ -158,6 +137,36 @@ impl Filesystem {
             owner: attributes.owner.unwrap_or(self.owner),
             links,
         }
+    }
+}
+
+/// What the artifact says of a node under the name of an xattr.
+pub(super) fn told_of(node: &Node, name: &[u8]) -> Result<Option<Vec<u8>>> {
+    match node {
+        Node::File(file) if name == VERIFIED.as_bytes() => trust(file).map(|trust| Some(trust.into())),
+        Node::File(file) => Ok(file.layer.as_deref().and_then(|layer| told(layer, name))),
+        Node::Folder(folder) => Ok(folder.origin().and_then(|origin| told(origin, name))),
+        Node::Link(_) => Ok(None),
+    }
+}
+
+/// The names of the xattrs the artifact says something under.
+pub(super) fn all_told_of(node: &Node) -> Vec<&'static str> {
+    let of = |descriptor: &Descriptor| {
+        let mut names = vec![DIGEST, MEDIA_TYPE];
+        if !descriptor.annotations.is_empty() {
+            names.push(ANNOTATIONS);
+        }
+        names
+    };
+    match node {
+        Node::File(file) => {
+            let mut names = file.layer.as_deref().map(of).unwrap_or_default();
+            names.push(VERIFIED);
+            names
+        }
+        Node::Folder(folder) => folder.origin().map(of).unwrap_or_default(),
+        Node::Link(_) => Vec::new(),
     }
 }
 

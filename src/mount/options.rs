@@ -30,6 +30,8 @@ pub struct Options {
     pub threads: usize,
     /// Where the log goes, for `status` to say.
     pub log: Option<PathBuf>,
+    /// Where changes are staged (see [`place`](super::place)); `None` mounts read-only.
+    pub staging: Option<PathBuf>,
 }
 
 /// When a blob is checked against its digest.
@@ -58,6 +60,7 @@ impl Options {
             // One per core: a request costs mostly the wake-up of another core (limits.md §5).
             threads: std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
             log: None,
+            staging: None,
         }
     }
 }

@@ -1,0 +1,598 @@
+//! The kernel's questions to an [`Overlay`].
+//!
+//! Only the kernel changes what an overlay holds, and it knows what it changed, so names and attributes may be
+//! remembered for long; only what it writes by itself it must ask for again.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BackingId, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::attributes::{dots, give, nothing, stat_of, type_of};
+use super::{BACKGROUND, Kernel, LARGEST, WANTED, number_of};
+use crate::artifact::tree::IMMUTABLE;
+use crate::error::{Error, ErrorKind};
+use crate::mount::errno;
+use crate::mount::handles::{Backing, Way};
+use crate::mount::overlay::{self, Answer, New, Overlay, Refusal, Set, Setting, Stat, Target, When, Who};
+use crate::mount::staging::{Made, Seek};
+
+/// How long attributes hold that may change untold: those of an open file the kernel writes to by itself, and
+/// the link count of a folder nobody entered.
+const RESTLESS: Duration = Duration::ZERO;
+
+/// The mount may lie on one more stacked file system: the staging folder of a container is often on overlayfs.
+const DEPTH: u32 = 2;
+
+/// The errno for a refusal; what a program cannot do anything about is said in the log and counted.
+fn refuse(overlay: &Overlay, refusal: &Refusal) -> Errno {
+    match refusal {
+        Refusal::Failed(error) => number_of(&overlay.counts, error),
+        refusal => Errno::from_i32(errno::of_refusal(refusal)),
+    }
+}
+
+fn lifetime(stat: &Stat) -> Duration {
+    if stat.restless { RESTLESS } else { IMMUTABLE }
+}
+
+fn entry(overlay: &Overlay, reply: ReplyEntry, answer: Answer<Stat>) {
+    match answer {
+        Ok(stat) => {
+            reply.entry_with_ttls(&lifetime(&stat), &IMMUTABLE, &stat_of(&stat), Generation(0));
+        }
+        Err(refusal) => reply.error(refuse(overlay, &refusal)),
+    }
+}
+
+fn empty(overlay: &Overlay, reply: ReplyEmpty, answer: Answer<()>) {
+    match answer {
+        Ok(()) => reply.ok(),
+        Err(refusal) => reply.error(refuse(overlay, &refusal)),
+    }
+}
+
+fn attr(overlay: &Overlay, reply: ReplyAttr, answer: Answer<Stat>) {
+    match answer {
+        Ok(stat) => reply.attr(&lifetime(&stat), &stat_of(&stat)),
+        Err(refusal) => reply.error(refuse(overlay, &refusal)),
+    }
+}
+
+fn who(request: &Request) -> Who {
+    Who { uid: request.uid(), gid: request.gid() }
+}
+
+fn when(time: TimeOrNow) -> When {
+    match time {
+        TimeOrNow::Now => When::Now,
+        TimeOrNow::SpecificTime(time) => When::At(overlay::time(time)),
+    }
+}
+
+impl Kernel<Overlay> {
+    fn make(&self, parent: INodeNo, name: &OsStr, new: New, reply: ReplyEntry) {
+        let (fs, name) = (self.fs(), name.as_bytes().to_vec());
+        self.answer(async move { entry(&fs, reply, fs.make(parent.0, &name, new).await) });
+    }
+
+    /// What an open file may leave out: the journal has nothing to be told about a file that is all local.
+    fn open_flags(way: &Way) -> FopenFlags {
+        match way {
+            Way::Cached => FopenFlags::FOPEN_KEEP_CACHE,
+            Way::Passthrough(_) => FopenFlags::FOPEN_NOFLUSH,
+        }
+    }
+}
+
+impl fuser::Filesystem for Kernel<Overlay> {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for wanted in WANTED {
+            let _ = config.add_capabilities(wanted);
+        }
+        // An opened file is emptied in the same request; who takes set-user-id away is us, which spares a
+        // question before each write.
+        for wanted in [InitFlags::FUSE_ATOMIC_O_TRUNC, InitFlags::FUSE_HANDLE_KILLPRIV_V2] {
+            let _ = config.add_capabilities(wanted);
+        }
+        let passthrough = self.fs.passthrough.load(Ordering::Relaxed)
+            && overlay::may_register()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(DEPTH).is_ok();
+        self.fs.passthrough.store(passthrough, Ordering::Relaxed);
+        // The kernel refuses to register files when it also has this (limits.md §3).
+        if !passthrough {
+            let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
+        let _ = config.set_max_background(BACKGROUND);
+        let _ = config.set_max_write(LARGEST);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.ended.send_replace(true);
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, name) = (self.fs(), name.as_bytes().to_vec());
+        self.answer(async move {
+            match fs.lookup(parent.0, &name).await {
+                // An entry with number 0 is the absence of one, remembered for as long.
+                Ok(None) => reply.entry(&IMMUTABLE, &nothing(), Generation(0)),
+                Ok(Some(stat)) => entry(&fs, reply, Ok(stat)),
+                Err(refusal) => reply.error(refuse(&fs, &refusal)),
+            }
+        });
+    }
+
+    fn forget(&self, _request: &Request, inode: INodeNo, times: u64) {
+        self.fs.forget(inode.0, times);
+    }
+
+    fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        attr(&self.fs, reply, self.fs.getattr(inode.0));
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let setting = Setting {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            accessed: atime.map(when),
+            modified: mtime.map(when),
+            unprivileged: uid.is_some() || gid.is_some() || request.uid() != 0,
+        };
+        attr(&self.fs, reply, self.fs.setattr(inode.0, setting));
+    }
+
+    fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
+        match self.fs.readlink(inode.0) {
+            Ok(target) => reply.data(&target),
+            Err(refusal) => reply.error(refuse(&self.fs, &refusal)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let what = match mode & libc::S_IFMT {
+            libc::S_IFREG => Made::File,
+            kind => Made::Special { kind, device: rdev },
+        };
+        self.make(parent, name, New { what, mode: mode & 0o7777, who: who(request) }, reply);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let new = New { what: Made::Folder, mode: mode & 0o7777, who: who(request) };
+        self.make(parent, name, new, reply);
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let what = Made::Link(target.as_os_str().as_bytes().to_vec());
+        self.make(parent, name, New { what, mode: 0o777, who: who(request) }, reply);
+    }
+
+    fn link(&self, _request: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, name) = (self.fs(), name.as_bytes().to_vec());
+        self.answer(async move { entry(&fs, reply, fs.link(inode.0, parent.0, &name).await) });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs(), name.as_bytes().to_vec());
+        self.answer(async move { empty(&fs, reply, fs.unlink(parent.0, &name).await) });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs(), name.as_bytes().to_vec());
+        self.answer(async move { empty(&fs, reply, fs.rmdir(parent.0, &name).await) });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let target = match flags {
+            flags if flags.is_empty() => Target::Any,
+            RenameFlags::RENAME_NOREPLACE => Target::Free,
+            RenameFlags::RENAME_EXCHANGE => Target::Exchanged,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (fs, name, new_name) = (self.fs(), name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        self.answer(async move {
+            let moved = fs.rename((parent.0, &name), (new_parent.0, &new_name), target).await;
+            empty(&fs, reply, moved);
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (fs, name) = (self.fs(), name.as_bytes().to_vec());
+        let new = New { what: Made::File, mode: mode & 0o7777, who: who(request) };
+        self.answer(async move {
+            let mut register =
+                |file: &std::fs::File| Ok(Backing(Arc::new(reply.open_backing(file)?) as Arc<_>));
+            let created = fs.create(parent.0, &name, new, &mut register).await;
+            let (stat, handle, way) = match created {
+                Ok(created) => created,
+                Err(refusal) => return reply.error(refuse(&fs, &refusal)),
+            };
+            let (attributes, generation, flags) = (stat_of(&stat), Generation(0), Self::open_flags(&way));
+            match &way {
+                Way::Cached => {
+                    reply.created(&lifetime(&stat), &attributes, generation, FileHandle(handle), flags);
+                }
+                Way::Passthrough(backing) => match backing.0.downcast_ref::<BackingId>() {
+                    Some(id) => reply.created_passthrough(
+                        &lifetime(&stat),
+                        &attributes,
+                        generation,
+                        FileHandle(handle),
+                        flags,
+                        id,
+                    ),
+                    None => reply.error(Errno::EIO),
+                },
+            }
+        });
+    }
+
+    fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let fs = self.fs();
+        let for_writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        self.answer(async move {
+            let mut register =
+                |file: &std::fs::File| Ok(Backing(Arc::new(reply.open_backing(file)?) as Arc<_>));
+            let opened = match fs.open_file(inode.0, for_writing, truncate, &mut register).await {
+                Ok(opened) => opened,
+                Err(refusal) => return reply.error(refuse(&fs, &refusal)),
+            };
+            let (handle, flags) = (FileHandle(opened.handle), Self::open_flags(&opened.way));
+            match opened.way {
+                Way::Cached => reply.opened(handle, flags),
+                Way::Passthrough(backing) => match backing.0.downcast_ref::<BackingId>() {
+                    Some(id) => reply.opened_passthrough(handle, flags, id),
+                    None => reply.error(Errno::EIO),
+                },
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let fs = self.fs();
+        self.answer(async move {
+            match fs.read(handle.0, offset, u64::from(size)).await {
+                Ok(bytes) => reply.data(&bytes),
+                // A file that is open and cannot be read is broken, whatever the registry calls it.
+                Err(Refusal::Failed(error)) => {
+                    number_of(&fs.counts, &Error::with_source(ErrorKind::Io, "read", error));
+                    reply.error(Errno::EIO);
+                }
+                Err(refusal) => reply.error(refuse(&fs, &refusal)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let unprivileged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match self.fs.write(handle.0, data, offset, unprivileged) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(refusal) => reply.error(refuse(&self.fs, &refusal)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        empty(&self.fs, reply, self.fs.flush(handle.0));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release(handle.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs();
+        self.wait_for_disk(move || empty(&fs, reply, fs.sync_file(handle.0, data_only)));
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs();
+        self.wait_for_disk(move || empty(&fs, reply, fs.sync_names()));
+    }
+
+    fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let fs = self.fs();
+        self.answer(async move {
+            match fs.open_folder(inode.0).await {
+                Ok(handle) => {
+                    let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+                    reply.opened(FileHandle(handle), flags);
+                }
+                Err(refusal) => reply.error(refuse(&fs, &refusal)),
+            }
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listing = match self.fs.listing(handle.0) {
+            Ok(listing) => listing,
+            Err(refusal) => return reply.error(refuse(&self.fs, &refusal)),
+        };
+        for (name, number, next) in dots(inode.0, listing.parent, offset) {
+            if reply.add(INodeNo(number), next, FileType::Directory, name) {
+                return reply.ok();
+            }
+        }
+        let skipped = offset.saturating_sub(2);
+        for (at, (name, number)) in (skipped..).zip(listing.entries.iter().skip(skipped as usize)) {
+            let Some(kind) = self.fs.listed_kind(*number) else { continue };
+            if reply.add(INodeNo(*number), at + 3, type_of(kind), OsStr::from_bytes(name)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let listing = match self.fs.listing(handle.0) {
+            Ok(listing) => listing,
+            Err(refusal) => return reply.error(refuse(&self.fs, &refusal)),
+        };
+        for (name, number, next) in dots(inode.0, listing.parent, offset) {
+            // Only the number and type of these are looked at.
+            let folder = FileAttr { ino: INodeNo(number), kind: FileType::Directory, ..nothing() };
+            if reply.add(INodeNo(number), next, name, &IMMUTABLE, &folder, Generation(0)) {
+                return reply.ok();
+            }
+        }
+        let skipped = offset.saturating_sub(2);
+        for (at, (name, number)) in (skipped..).zip(listing.entries.iter().skip(skipped as usize)) {
+            let Some(stat) = self.fs.tell_listed(&listing, name, *number) else { continue };
+            let (name, told) = (OsStr::from_bytes(name), stat_of(&stat));
+            if reply.add(INodeNo(*number), at + 3, name, &lifetime(&stat), &told, Generation(0)) {
+                // It did not fit, so the kernel was not told after all.
+                self.fs.forget(*number, 1);
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release_folder(handle.0);
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
+        match self.fs.staging().data().room() {
+            Ok(room) => reply.statfs(
+                room.f_blocks,
+                room.f_bfree,
+                room.f_bavail,
+                room.f_files,
+                room.f_ffree,
+                room.f_bsize as u32,
+                255,
+                room.f_frsize as u32,
+            ),
+            Err(error) => reply.error(refuse(&self.fs, &error.into())),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let set = match flags {
+            0 => Set::Always,
+            libc::XATTR_CREATE => Set::IfNew,
+            libc::XATTR_REPLACE => Set::IfThere,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        empty(&self.fs, reply, self.fs.set_xattr(inode.0, name.as_bytes(), value, set));
+    }
+
+    fn getxattr(&self, _request: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        match self.fs.xattr(inode.0, name.as_bytes()) {
+            Ok(value) => give(reply, size, &value),
+            Err(refusal) => reply.error(refuse(&self.fs, &refusal)),
+        }
+    }
+
+    fn listxattr(&self, _request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.fs.xattrs(inode.0) {
+            Ok(names) => {
+                let list: Vec<u8> =
+                    names.into_iter().flat_map(|name| name.into_iter().chain(std::iter::once(0))).collect();
+                give(reply, size, &list);
+            }
+            Err(refusal) => reply.error(refuse(&self.fs, &refusal)),
+        }
+    }
+
+    fn removexattr(&self, _request: &Request, inode: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(&self.fs, reply, self.fs.remove_xattr(inode.0, name.as_bytes()));
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let range = offset..offset.saturating_add(length);
+        empty(&self.fs, reply, self.fs.allocate(handle.0, range, mode));
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        match self.fs.seek(handle.0, what, offset as u64) {
+            Ok(found) => reply.offset(found as i64),
+            Err(refusal) => reply.error(refuse(&self.fs, &refusal)),
+        }
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+}

@@ -1,0 +1,202 @@
+//! The journal: every change since the base, in order, on disk.
+//!
+//! ```text
+//! journal   16 bytes     "artifs journal", 0, version (1)
+//!           then records u32 length · u32 checksum · length bytes (see `record`)
+//! ```
+//! Integers are little endian. A checksum is the lower half of the xxh3 of the record's bytes, seeded with the
+//! checksum before it (0 for the first), so that a record is good only behind the records it was written behind.
+//! A change is written here before it is answered, in one write, without waiting for the disk: a killed process
+//! loses nothing. [`Journal::sync`] waits for the disk. What a power cut tore is at the end, does not match its
+//! checksum, and is cut off when the journal is opened; everything before it counts.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::record::Record;
+use crate::error::{Context as _, Error, ErrorKind, Result};
+
+const HEADER: [u8; 16] = *b"artifs journal\0\x01";
+
+/// No record is longer: the longest are names (255), xattrs (64 KiB) and lists of ranges, which are cut up by
+/// nothing but a person's writes; a million of them is 16 MiB.
+const LONGEST: usize = 1 << 28;
+
+pub(in crate::mount) struct Journal {
+    file: File,
+    end: Mutex<End>,
+    /// How much of it is on disk for certain. Held while waiting for the disk, so that who waits behind
+    /// somebody else's sync often finds his own part done.
+    synced: Mutex<u64>,
+}
+
+struct End {
+    at: u64,
+    checksum: u32,
+}
+
+impl Journal {
+    /// Opens or begins the journal at `path`, with everything that counts of it.
+    pub(super) fn open(path: &Path) -> Result<(Self, Vec<Record>)> {
+        let shown = || format!("the journal {}", path.display());
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path).doing(shown)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).doing(shown)?;
+        if bytes.len() < HEADER.len() && HEADER.starts_with(&bytes) {
+            file.set_len(0).and_then(|()| file.write_all_at(&HEADER, 0)).doing(shown)?;
+            bytes = HEADER.to_vec();
+        }
+        let Some(body) = bytes.strip_prefix(&HEADER) else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{} was written by another version of artifs; unmount with that version", shown()),
+            ));
+        };
+        let (records, length, checksum) = replay(body);
+        let at = (HEADER.len() + length) as u64;
+        if at < bytes.len() as u64 {
+            tracing::warn!(path = %path.display(), bytes = bytes.len() as u64 - at, "the journal ends in a torn record, which is left out");
+            file.set_len(at).doing(shown)?;
+        }
+        let journal = Self { file, end: Mutex::new(End { at, checksum }), synced: Mutex::new(0) };
+        Ok((journal, records))
+    }
+
+    /// How many records count in the journal at `path`, which is left as it is.
+    pub(super) fn count(path: &Path) -> Result<usize> {
+        match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            bytes => {
+                let bytes = bytes.doing(|| format!("the journal {}", path.display()))?;
+                Ok(bytes.strip_prefix(&HEADER).map_or(0, |body| replay(body).0.len()))
+            }
+        }
+    }
+
+    /// Writes a record behind the others. It is whole in the journal or not in it.
+    pub(in crate::mount) fn append(&self, record: &Record) -> io::Result<()> {
+        let payload = record.encode();
+        if payload.len() > LONGEST {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let checksum = checksum(&payload, end.checksum);
+        let mut framed = Vec::with_capacity(payload.len() + 8);
+        framed.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        framed.extend_from_slice(&checksum.to_le_bytes());
+        framed.extend_from_slice(&payload);
+        if let Err(error) = self.file.write_all_at(&framed, end.at) {
+            // A full disk may have taken half of it. Were this to fail too, the next record would cover it.
+            let _ = self.file.set_len(end.at);
+            return Err(error);
+        }
+        *end = End { at: end.at + framed.len() as u64, checksum };
+        Ok(())
+    }
+
+    /// Returns when everything appended before is on disk.
+    pub(in crate::mount) fn sync(&self) -> io::Result<()> {
+        let wanted = self.end.lock().unwrap_or_else(PoisonError::into_inner).at;
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if *synced >= wanted {
+            return Ok(());
+        }
+        let reached = self.end.lock().unwrap_or_else(PoisonError::into_inner).at;
+        self.file.sync_data()?;
+        *synced = reached;
+        Ok(())
+    }
+}
+
+/// The records that count, how many bytes they take, and the checksum the next one builds on.
+fn replay(mut body: &[u8]) -> (Vec<Record>, usize, u32) {
+    let (mut records, mut length, mut last) = (Vec::new(), 0, 0);
+    while let Some((framed, record, checksum)) = first(body, last) {
+        records.push(record);
+        length += framed;
+        last = checksum;
+        body = body.get(framed..).unwrap_or_default();
+    }
+    (records, length, last)
+}
+
+/// The record `body` begins with: how long it is with its frame, itself, and its checksum.
+fn first(body: &[u8], last: u32) -> Option<(usize, Record, u32)> {
+    let (length, rest) = body.split_first_chunk()?;
+    let (expected, rest) = rest.split_first_chunk()?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let payload = rest.get(..length)?;
+    let checksum = checksum(payload, last);
+    if checksum != u32::from_le_bytes(*expected) {
+        return None;
+    }
+    Some((length + 8, Record::decode(payload)?, checksum))
+}
+
+fn checksum(payload: &[u8], last: u32) -> u32 {
+    xxh3_64_with_seed(payload, u64::from(last)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(inode: u64) -> Record {
+        Record::Stage { inode, keep: inode * 3 }
+    }
+
+    fn written(path: &Path, count: u64) -> Vec<u8> {
+        let (journal, found) = Journal::open(path).unwrap();
+        assert!(found.is_empty());
+        for inode in 0..count {
+            journal.append(&record(inode)).unwrap();
+        }
+        journal.sync().unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn cut_anywhere_it_is_a_prefix_and_can_be_continued() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let whole = written(&path, 3);
+        let each = (whole.len() - HEADER.len()) / 3;
+        for cut in 0..=whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let expected = cut.saturating_sub(HEADER.len()) / each;
+            let (journal, found) = Journal::open(&path).unwrap();
+            assert_eq!(found.len(), expected, "cut at {cut}");
+            journal.append(&record(9)).unwrap();
+            drop(journal);
+            let (_, found) = Journal::open(&path).unwrap();
+            assert_eq!(found.last(), Some(&record(9)), "continued after a cut at {cut}");
+            assert_eq!(found.len(), expected + 1);
+        }
+    }
+
+    #[test]
+    fn a_damaged_byte_ends_it_and_another_version_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let whole = written(&path, 3);
+        for at in HEADER.len()..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x40;
+            std::fs::write(&path, &damaged).unwrap();
+            let (_, found) = Journal::open(&path).unwrap();
+            assert!(found.len() < 3, "byte {at}");
+            assert_eq!(found, (0..found.len() as u64).map(record).collect::<Vec<_>>(), "byte {at}");
+        }
+        let mut other = whole;
+        other[15] = 2;
+        std::fs::write(&path, &other).unwrap();
+        assert_eq!(Journal::open(&path).err().unwrap().kind(), ErrorKind::Unsupported);
+        assert_eq!(std::fs::read(&path).unwrap(), other, "and left as it is");
+    }
+}

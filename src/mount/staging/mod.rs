@@ -1,0 +1,261 @@
+//! Where edits wait until they are published: local disk, outside of the cache.
+//!
+//! ```text
+//! $ARTIFS_STATE, else $XDG_STATE_HOME/artifs, else ~/.local/state/artifs
+//!   staging/<id>/              one for each mounted reference; the id is a hash of the reference
+//!     about.json               version, reference, and the digest the edits build on
+//!     journal                  what changed, see `journal`
+//!     data/<inode in hex>      the bytes of one changed file, at their own offsets; sparse
+//!     lock                     locked by the mount that uses the folder
+//! ```
+//! A data file is as long as the file is, and its times are the file's. Of a file that was changed in part,
+//! the ranges nobody wrote are holes in it and come from the base; the journal says which they are.
+
+mod contents;
+mod journal;
+mod ranges;
+mod record;
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::tree::stable_id;
+use crate::error::{Context as _, Error, ErrorKind, Result};
+use crate::oci::Digest;
+pub(super) use contents::{Contents, Seek, Shape};
+pub(super) use journal::Journal;
+pub(super) use record::{Made, Record, Time};
+
+/// The version of everything in a staging folder.
+const VERSION: u32 = 1;
+
+/// Work that waits to be published.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Work {
+    /// The version of the folder's format.
+    pub version: u32,
+    /// The reference that was mounted.
+    pub reference: String,
+    /// The manifest the changes build on: what the reference pointed to when they were begun.
+    pub base: String,
+    /// The folder it is in.
+    #[serde(skip)]
+    pub folder: PathBuf,
+    /// Whether a mount uses it now.
+    #[serde(skip)]
+    pub in_use: bool,
+    /// How many changes of names and attributes it holds.
+    #[serde(skip)]
+    pub records: usize,
+}
+
+/// The place staging folders are in, as the environment says.
+pub fn place() -> Result<PathBuf> {
+    let given = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    given("ARTIFS_STATE")
+        .or_else(|| given("XDG_STATE_HOME").map(|state| state.join("artifs")))
+        .or_else(|| given("HOME").map(|home| home.join(".local/state/artifs")))
+        .map(|state| state.join("staging"))
+        .ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, "nowhere to stage changes: set ARTIFS_STATE to a folder")
+        })
+}
+
+/// All work staged below `place`, in use or left behind.
+pub fn works(place: &Path) -> Result<Vec<Work>> {
+    let folders = match std::fs::read_dir(place) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        folders => folders.doing(|| format!("list {}", place.display()))?,
+    };
+    let mut works = Vec::new();
+    for folder in folders {
+        let folder = folder.doing(|| format!("list {}", place.display()))?.path();
+        match look(&folder) {
+            Ok(Some(work)) => works.push(work),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "staged work that cannot be read"),
+        }
+    }
+    works.sort_by(|a, b| a.reference.cmp(&b.reference));
+    Ok(works)
+}
+
+/// Throws away the work staged for `reference`. [`Conflict`](ErrorKind::Conflict) while it is mounted.
+pub fn discard(place: &Path, reference: &str) -> Result<()> {
+    let folder = place.join(id(reference));
+    if !folder.join("about.json").exists() {
+        return Err(Error::new(ErrorKind::NotFound, format!("nothing is staged for {reference}")));
+    }
+    let _lock = lock(&folder, reference)?;
+    std::fs::remove_dir_all(&folder).doing(|| format!("remove {}", folder.display()))
+}
+
+/// The staging folder of one mount, its own until given away or dropped.
+pub(super) struct Staging {
+    folder: PathBuf,
+    base: Option<Digest>,
+    reference: String,
+    data: Arc<Data>,
+    journal: Journal,
+    lock: Mutex<Option<File>>,
+}
+
+impl Staging {
+    /// Opens or begins the folder for `reference`, and what its journal says.
+    pub(super) fn open(place: &Path, reference: &str) -> Result<(Self, Vec<Record>)> {
+        let folder = place.join(id(reference));
+        let shown = || format!("the staging folder {}", folder.display());
+        // What is staged may be anything a person edits: nobody else's business.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("data")).doing(shown)?;
+        let lock = Mutex::new(Some(lock(&folder, reference)?));
+        let about = look(&folder)?;
+        let (journal, records) = Journal::open(&folder.join("journal"))?;
+        let base = about.map(|about| about.base.parse()).transpose()?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let data = rustix::fs::open(folder.join("data"), flags, Mode::empty()).doing(shown)?;
+        let data = Arc::new(Data(data));
+        Ok((Self { folder, base, reference: reference.into(), data, journal, lock }, records))
+    }
+
+    /// The manifest the changes in it build on.
+    pub(super) fn base(&self) -> Option<&Digest> {
+        self.base.as_ref()
+    }
+
+    /// Writes down what the changes to come build on, for certain.
+    pub(super) fn bind(&mut self, base: &Digest) -> Result<()> {
+        let about = serde_json::json!({
+            "version": VERSION, "reference": self.reference, "base": base.to_string(),
+        });
+        let shown = || format!("the staging folder {}", self.folder.display());
+        let (path, new) = (self.folder.join("about.json"), self.folder.join("about.json.new"));
+        std::fs::write(&new, about.to_string())
+            .and_then(|()| File::open(&new)?.sync_all())
+            .and_then(|()| std::fs::rename(&new, &path))
+            .and_then(|()| File::open(&self.folder)?.sync_all())
+            .doing(shown)?;
+        self.base = Some(base.clone());
+        Ok(())
+    }
+
+    /// Gives the folder away.
+    pub(super) fn unlock(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    pub(super) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    pub(super) fn data(&self) -> &Arc<Data> {
+        &self.data
+    }
+
+    /// The folder, for people.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// The folder of data files.
+pub(super) struct Data(OwnedFd);
+
+impl Data {
+    /// The data file of an inode, made if it is not there.
+    fn open(&self, inode: u64, also: OFlags) -> std::io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | also;
+        Ok(rustix::fs::openat(&self.0, name(inode), flags, Mode::RUSR | Mode::WUSR)?.into())
+    }
+
+    /// An empty data file for a new inode.
+    pub(super) fn make(&self, inode: u64) -> std::io::Result<(File, Shape)> {
+        let file = self.open(inode, OFlags::TRUNC)?;
+        let shape = contents::shape(&file)?;
+        Ok((file, shape))
+    }
+
+    /// Forgets the bytes of an inode.
+    pub(super) fn remove(&self, inode: u64) {
+        // What is left behind is found and removed by the next mount.
+        let _ = rustix::fs::unlinkat(&self.0, name(inode), AtFlags::empty());
+    }
+
+    /// Removes the data files `keep` has no use for.
+    pub(super) fn sweep(&self, keep: impl Fn(u64) -> bool) -> std::io::Result<()> {
+        for entry in rustix::fs::Dir::read_from(&self.0)? {
+            let entry = entry?;
+            let inode = entry.file_name().to_str().ok().and_then(|name| u64::from_str_radix(name, 16).ok());
+            if let Some(inode) = inode.filter(|inode| !keep(*inode)) {
+                self.remove(inode);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when every data file's name is on disk.
+    fn sync(&self) -> std::io::Result<()> {
+        Ok(rustix::fs::fsync(self.0.as_fd())?)
+    }
+
+    /// Size and room of the disk below.
+    pub(super) fn room(&self) -> std::io::Result<rustix::fs::StatVfs> {
+        Ok(rustix::fs::fstatvfs(&self.0)?)
+    }
+}
+
+fn name(inode: u64) -> String {
+    format!("{inode:016x}")
+}
+
+fn id(reference: &str) -> String {
+    format!("{:016x}", stable_id(&[b"staging", reference.as_bytes()]))
+}
+
+/// What a staging folder says of itself, if it is one that was ever bound to a base.
+fn look(folder: &Path) -> Result<Option<Work>> {
+    let path = folder.join("about.json");
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.doing(|| format!("read {}", path.display()))?,
+    };
+    let wrong = |why: String| Error::new(ErrorKind::Corrupt, format!("{}: {why}", path.display()));
+    let mut work: Work = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+    if work.version != VERSION {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{} was written by another version of artifs (format {})", path.display(), work.version),
+        ));
+    }
+    folder.clone_into(&mut work.folder);
+    work.in_use = File::open(folder.join("lock"))
+        .is_ok_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err());
+    work.records = Journal::count(&folder.join("journal"))?;
+    Ok(Some(work))
+}
+
+/// Takes the folder for this process; given back when dropped, also by a kill.
+fn lock(folder: &Path, reference: &str) -> Result<File> {
+    let path = folder.join("lock");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .doing(|| format!("open {}", path.display()))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+        let why = format!("{reference} is mounted for writing already; see: artifs status");
+        if error == rustix::io::Errno::WOULDBLOCK {
+            Error::new(ErrorKind::Conflict, why)
+        } else {
+            Error::io(format!("lock {}", path.display()), error.into())
+        }
+    })?;
+    Ok(file)
+}
