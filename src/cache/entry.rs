@@ -23,7 +23,7 @@ use crate::oci::Digest;
 
 /// The longest range one request asks for. Long enough that its round trip does not show, short enough
 /// that four of them in parallel fit the ring.
-pub(super) const LONGEST_RUN: usize = 32;
+pub(super) const LONGEST_RUN: usize = 64;
 
 /// Ranges of one blob that are fetched at the same time. More gained nothing where it was measured
 /// (limits.md §6), and registries count requests.
@@ -255,7 +255,7 @@ impl Entry {
         origin: &Arc<Origin>,
     ) -> Arc<Flight> {
         let missing = at..end;
-        let found = state.flights.iter().find(|flight| flight.range.contains(&at)).cloned();
+        let found = state.flights.iter().find(|flight| flight.will_bring(at)).cloned();
         match (state.chunks.get(index(at)), found) {
             (Chunk::Loading, Some(flight)) => flight,
             (Chunk::Stored | Chunk::Here, _) => {

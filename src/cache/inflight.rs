@@ -47,6 +47,12 @@ impl Flight {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the byte `at` is still to come by this flight. One that has passed it has found it in the file,
+    /// and another flight may be checking it there.
+    pub(super) fn will_bring(&self, at: u64) -> bool {
+        self.range.contains(&at) && self.progress().to <= at
+    }
+
     /// Waits until the bytes before `until` have arrived. The flight's error if it ended without them.
     pub(super) async fn wait_until(&self, until: u64) -> Result<()> {
         let woken = {

@@ -138,14 +138,20 @@ fn busy(path: &Path) -> Error {
     )
 }
 
-/// Lets the kernel read ahead in the largest requests there are: 2,048 of them for 2 GiB instead of 16,384
-/// (limits.md §2). Only root may; without it reading is merely slower.
+/// How far the kernel reads ahead by itself, in KiB: two chunks of the cache.
+///
+/// Its own 128 makes twice the requests. Beyond 256 nothing was gained for a cold sequential read (the window
+/// that follows the reader is the cache's), and 1 MiB read at an odd offset cost 2.25 MiB of network, because the kernel
+/// takes the page beyond its window for the beginning of the next; with 256 it costs less than 2.
+const READ_AHEAD: &str = "256";
+
+/// Sets the kernel's read-ahead of the mount. Only root may; without it reading is merely slower.
 pub(super) fn read_ahead(path: &Path) {
     let Ok(metadata) = std::fs::metadata(path) else { return };
     let device = metadata.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    if let Err(error) = std::fs::write(&knob, "1024") {
+    if let Err(error) = std::fs::write(&knob, READ_AHEAD) {
         tracing::debug!(%knob, %error, "the kernel keeps its small read-ahead");
     }
 }
