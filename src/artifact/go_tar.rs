@@ -178,6 +178,9 @@ fn sealed(mut block: [u8; BLOCK]) -> [u8; BLOCK] {
 fn text(field: &mut [u8], value: &[u8]) {
     let length = value.len().min(field.len());
     field[..length].copy_from_slice(&value[..length]);
+    if let Some(end) = field.get_mut(length) {
+        *end = 0;
+    }
     // Some readers take a slash at the end of the field for a folder.
     if value.len() > field.len() && field.last() == Some(&b'/') {
         let kept = field.iter().rposition(|byte| *byte != b'/').map_or(0, |at| at + 1);

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 
+use artifs::location::Location;
 use artifs::oci::{Descriptor, Name};
 use artifs::ops::{self, PushOptions};
 use clap::Args;
@@ -71,7 +72,11 @@ impl Attach {
         if self.packing.config.is_some() && self.platform.wanted()?.is_some() {
             return Err(Failure::new("--config, --platform cannot be used at the same time"));
         }
-        let place = self.target.place(&self.reference).map_err(|failure| self.perhaps_a_file(failure))?;
+        let place = self.target.place(&self.reference)?;
+        if matches!(place.location, Location::Registry { .. }) {
+            // Forgetting the reference makes the first file one.
+            return Err(place.no_repository().help("Are you missing an artifact reference to attach to?"));
+        }
         let name = place.location.name().cloned().ok_or_else(|| place.unnamed("attach"))?;
         let plan = self.packing.plan(&self.files)?;
         if !plan.has_files() && self.packing.says_nothing() {
@@ -123,13 +128,5 @@ impl Attach {
             ))
             .help("Available options: v1.1-referrers-tag, v1.1-referrers-api")),
         }
-    }
-
-    /// Forgetting the reference makes the first file one.
-    fn perhaps_a_file(&self, failure: Failure) -> Failure {
-        if std::path::Path::new(self.reference.split(':').next().unwrap_or_default()).exists() {
-            return failure.help("Are you missing an artifact reference to attach to?");
-        }
-        failure
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Push {
     /// files and folders, each with its media type if that is said
     #[arg(value_name = "file")]
     files: Vec<String>,
+    #[command(flatten)]
+    packing: Packing,
     /// artifact type
     #[arg(long, value_name = "type")]
     artifact_type: Option<String>,
@@ -63,8 +65,6 @@ pub(crate) struct Push {
     /// [Preview] specify manifest type for building artifact. Options: v1.1, v1.0 [default: v1.1]
     #[arg(long, value_name = "version")]
     image_spec: Option<String>,
-    #[command(flatten)]
-    packing: Packing,
     #[command(flatten)]
     format: Format,
     #[command(flatten)]

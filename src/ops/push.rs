@@ -96,8 +96,8 @@ pub async fn push(
     }
     if !there {
         progress.advanced(&manifest, manifest.size);
-        progress.finished(&manifest, &manifest.media_type);
         work.say_twins();
+        progress.finished(&manifest, &manifest.media_type);
     }
     let Packed { descriptor, bytes, .. } = packed;
     Ok(Pushed { descriptor, bytes, blind })
