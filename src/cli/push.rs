@@ -98,7 +98,7 @@ impl Push {
         draft.image_spec = image_spec;
         draft.artifact_type.clone_from(&self.artifact_type);
         if let Some(platform) = platform {
-            set_platform(&mut draft, platform)?;
+            set_platform(&mut draft, &platform)?;
         }
         let watcher = progress::pushing(shape.is_text(), draws, place.is_layout());
         let options = PushOptions { concurrency: self.packing.concurrency, ..PushOptions::default() };
@@ -112,10 +112,9 @@ impl Push {
 
     fn image_spec(&self) -> Result<ImageSpec> {
         let spec = match self.image_spec.as_deref() {
-            Some("v1.1") => ImageSpec::V1_1,
             Some("v1.0") => ImageSpec::V1_0,
             None if self.packing.config.is_some() && self.artifact_type.is_none() => ImageSpec::V1_0,
-            None => ImageSpec::V1_1,
+            Some("v1.1") | None => ImageSpec::V1_1,
             Some(other) => {
                 let message = format!(
                     "invalid argument {other:?} for \"--image-spec\" flag: unknown image specification flag: {other}"
@@ -162,8 +161,8 @@ fn tags(place: &Place, others: &str) -> Result<Vec<Tag>> {
 }
 
 /// A config that says what the artifact runs on, in the fields' usual order.
-fn set_platform(draft: &mut Draft, platform: Platform) -> Result<()> {
-    let bytes = go_json(&platform)?;
+fn set_platform(draft: &mut Draft, platform: &Platform) -> Result<()> {
+    let bytes = go_json(platform)?;
     let mut descriptor = Descriptor::of(media_type::IMAGE_CONFIG, &bytes);
     if let ConfigPart::Empty(annotations) = &draft.config {
         descriptor.annotations.clone_from(annotations);

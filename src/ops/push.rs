@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{Progress, upload};
@@ -84,14 +85,11 @@ pub async fn push(
     let mut blind = None;
     match tags.split_first() {
         None if there => {}
-        None => work.with_what_is_missing(async || target.push(&manifest, &work.body()).await).await?,
+        None => work.put(None).await?,
         Some((first, others)) => {
             blind = work.put_under(first).await?;
-            let tagging = others.iter().map(|tag| target.tag(&manifest, tag));
-            futures_util::stream::iter(tagging)
-                .buffer_unordered(options.concurrency.max(1))
-                .try_collect::<()>()
-                .await?;
+            let tagging = others.iter().map(|tag| target.tag(&manifest, tag)).collect();
+            all(tagging, options.concurrency).await?;
         }
     }
     if !there {
@@ -128,24 +126,29 @@ impl Work<'_> {
             let first = self.packed.parts.first().map(|part| &part.descriptor().digest);
             self.parts().partition(|part| Some(&part.descriptor().digest) == first)
         };
-        let sending =
-            layers.into_iter().chain(config).map(|part| upload::part(part, self.target, self.progress));
-        futures_util::stream::iter(sending)
-            .buffer_unordered(self.options.concurrency.max(1))
-            .try_collect::<()>()
-            .await
+        let sending = layers.into_iter().chain(config).map(|part| -> BoxFuture<'_, Result<()>> {
+            Box::pin(upload::part(part, self.target, self.progress))
+        });
+        all(sending.collect(), self.options.concurrency).await
     }
 
     /// Puts the manifest. A registry may have lost a blob since it was looked for (an hour is enough for some): what
     /// it misses is sent, and the manifest put again.
-    async fn with_what_is_missing(&self, put: impl AsyncFn() -> Result<()>) -> Result<()> {
-        match put().await {
+    async fn put(&self, tag: Option<&Tag>) -> Result<()> {
+        match self.put_once(tag).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 tracing::debug!(%error, "looking for what the target lacks");
                 self.send_parts().await?;
-                put().await
+                self.put_once(tag).await
             }
             done => done,
+        }
+    }
+
+    async fn put_once(&self, tag: Option<&Tag>) -> Result<()> {
+        match tag {
+            Some(tag) => self.target.publish(self.manifest, &self.body(), tag).await,
+            None => self.target.push(self.manifest, &self.body()).await,
         }
     }
 
@@ -153,8 +156,7 @@ impl Work<'_> {
     async fn put_under(&self, tag: &Tag) -> Result<Option<Duration>> {
         let looked = Instant::now();
         check(self.target, tag, self.manifest, &self.options.expected).await?;
-        self.with_what_is_missing(async || self.target.publish(self.manifest, &self.body(), tag).await)
-            .await?;
+        self.put(Some(tag)).await?;
         let took = looked.elapsed();
         if self.options.expected == Expected::Any {
             return Ok(None);
@@ -197,6 +199,11 @@ impl Work<'_> {
             }
         }
     }
+}
+
+/// Does all of it, so many at a time, until one fails.
+async fn all(work: Vec<BoxFuture<'_, Result<()>>>, concurrency: usize) -> Result<()> {
+    futures_util::stream::iter(work).buffer_unordered(concurrency.max(1)).try_collect().await
 }
 
 /// [`Conflict`](ErrorKind::Conflict) unless the tag is where it is expected, or where it is to go.

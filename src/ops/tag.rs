@@ -1,5 +1,6 @@
 //! Tag: more names for a manifest.
 
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::error::Result;
@@ -12,15 +13,18 @@ pub async fn tag(
     manifest: &Descriptor,
     tags: &[Tag],
     concurrency: usize,
-    tagged: impl Fn(&Tag),
+    tagged: impl Fn(&Tag) + Send + Sync,
 ) -> Result<()> {
     let tagged = &tagged;
-    let tagging = tags.iter().map(|tag| async move {
-        target.tag(manifest, tag).await?;
-        tagged(tag);
-        Ok(())
+    let tagging = tags.iter().map(|tag| -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            target.tag(manifest, tag).await?;
+            tagged(tag);
+            Ok(())
+        })
     });
-    futures_util::stream::iter(tagging).buffer_unordered(concurrency.max(1)).try_collect::<()>().await
+    let tagging: Vec<_> = tagging.collect();
+    futures_util::stream::iter(tagging).buffer_unordered(concurrency.max(1)).try_collect().await
 }
 
 /// What is to be tagged. Its manifest is fetched: it is sent back under each new name.

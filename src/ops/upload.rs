@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::Progress;
@@ -34,14 +35,18 @@ pub(super) async fn part(part: &LayerPart, target: &dyn Target, progress: &dyn P
         LayerPart::Known(_) => {}
         LayerPart::New { body, .. } => {
             progress.started(descriptor, name);
-            watched(body, descriptor, progress, |body| async move { target.push(descriptor, &body).await })
-                .await?;
+            let push = |body: Body| -> BoxFuture<'_, _> {
+                Box::pin(async move { target.push(descriptor, &body).await })
+            };
+            watched(body, descriptor, progress, push).await?;
             progress.finished(descriptor, name);
         }
         LayerPart::Elsewhere { home, source, .. } => {
             progress.started(descriptor, name);
             let body = Body::Source(Arc::clone(source), descriptor.clone());
-            let adopt = |body| async move { target.adopt(descriptor, home, &body).await };
+            let adopt = |body: Body| -> BoxFuture<'_, _> {
+                Box::pin(async move { target.adopt(descriptor, home, &body).await })
+            };
             if watched(&body, descriptor, progress, adopt).await? {
                 progress.mounted(descriptor, name);
             } else {
@@ -58,11 +63,11 @@ fn is_foreign(media_type: &str) -> bool {
 }
 
 /// Does `work` with a body that tells how far it has been read.
-async fn watched<T, W: Future<Output = Result<T>>>(
+async fn watched<'a, T>(
     body: &Body,
-    descriptor: &Descriptor,
+    descriptor: &'a Descriptor,
     progress: &dyn Progress,
-    work: impl FnOnce(Body) -> W,
+    work: impl FnOnce(Body) -> BoxFuture<'a, Result<T>>,
 ) -> Result<T> {
     // Small ones are over before anybody could look, and bytes in memory are checked before they are sent.
     if matches!(body, Body::Bytes(_)) {
@@ -72,7 +77,7 @@ async fn watched<T, W: Future<Output = Result<T>>>(
     }
     let (tell, mut told) = mpsc::unbounded_channel();
     let watched = Watched { body: body.clone(), furthest: Arc::default(), tell };
-    let mut work = std::pin::pin!(work(Body::Source(Arc::new(watched), descriptor.clone())));
+    let mut work = work(Body::Source(Arc::new(watched), descriptor.clone()));
     loop {
         tokio::select! {
             biased;

@@ -358,8 +358,8 @@ impl<'a> Uploading<'a> {
             self.shelf.client().profile.whole_uploads.seen(false);
         }
         let next = (sent / 2).min(CHUNK).next_power_of_two();
-        let next = if next >= sent { next / 2 } else { next };
-        if next < session.smallest.max(SMALLEST_CHUNK) {
+        let next = if next >= sent { next / 2 } else { next }.max(session.smallest);
+        if next < SMALLEST_CHUNK || next >= sent {
             return Err(error.context(format!(
                 "{host}, or a proxy in front of it, takes no request of {sent} bytes (413); raise its limit \
                  (nginx: client_max_body_size) and push again"

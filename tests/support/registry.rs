@@ -9,6 +9,7 @@ mod body;
 mod faults;
 mod record;
 mod server;
+mod uploads;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ pub use self::auth::Auth;
 use self::auth::Tokens;
 pub use self::faults::{End, Fault, On};
 pub use self::record::{Endpoint, Request};
+pub use self::uploads::Uploads;
 use self::server::Command;
 use crate::content::Content;
 
@@ -54,6 +56,8 @@ pub struct Behaviour {
     pub latency: Duration,
     /// At most so many body bytes a second, for each answer.
     pub bandwidth: Option<u64>,
+    /// What becomes of what is pushed.
+    pub uploads: Uploads,
 }
 
 impl Default for Behaviour {
@@ -71,6 +75,7 @@ impl Default for Behaviour {
             no_catalog: false,
             latency: Duration::ZERO,
             bandwidth: None,
+            uploads: Uploads::default(),
         }
     }
 }
@@ -148,6 +153,7 @@ struct Stored {
     manifests: BTreeMap<Digest, (String, Bytes)>,
     tags: BTreeMap<String, Digest>,
     uploads: HashMap<u64, Vec<u8>>,
+    begun: u64,
 }
 
 /// A signed URL given out.
@@ -259,6 +265,18 @@ impl Registry {
             stored.tags.insert(tag.to_owned(), descriptor.digest.clone());
         }
         descriptor
+    }
+
+    /// Whether a blob is in.
+    pub fn has_blob(&self, repository: &str, digest: &Digest) -> bool {
+        lock(&self.state.repositories).get(repository).is_some_and(|stored| stored.blobs.contains_key(digest))
+    }
+
+    /// Forgets every upload that is not finished.
+    pub fn lose_uploads(&self) {
+        for stored in lock(&self.state.repositories).values_mut() {
+            stored.uploads.clear();
+        }
     }
 
     /// The bytes of the manifest under a tag.

@@ -164,7 +164,7 @@ async fn config(
 
 fn now() -> Result<jiff::Timestamp> {
     let Some(text) = std::env::var_os(EPOCH) else { return Ok(jiff::Timestamp::now()) };
-    text.to_str()
-        .and_then(|text| jiff::Timestamp::from_second(text.parse().ok()?).ok())
-        .ok_or_else(|| Failure::new(format!("{EPOCH} should be a number of seconds since 1970: {text:?}")))
+    text.to_str().and_then(|text| jiff::Timestamp::from_second(text.parse().ok()?).ok()).ok_or_else(|| {
+        Failure::new(format!("{EPOCH} should be a number of seconds since 1970: {}", text.display()))
+    })
 }

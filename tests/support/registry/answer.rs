@@ -21,20 +21,20 @@ use crate::content::Content;
 type Headers = Vec<(String, String)>;
 
 /// An answer before faults are applied to its way out.
-struct Reply {
-    status: u16,
+pub(super) struct Reply {
+    pub(super) status: u16,
     headers: Headers,
     payload: Payload,
 }
 
 impl Reply {
-    fn new(status: u16, content: impl Into<Content>) -> Self {
+    pub(super) fn new(status: u16, content: impl Into<Content>) -> Self {
         let content = content.into();
         let range = 0..content.size();
         Self { status, headers: Vec::new(), payload: Payload { content, range } }
     }
 
-    fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(super) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
@@ -43,7 +43,7 @@ impl Reply {
         Self::new(status, value.to_string()).with("content-type", "application/json")
     }
 
-    fn error(status: u16, code: &str) -> Self {
+    pub(super) fn error(status: u16, code: &str) -> Self {
         let message = code.to_lowercase().replace('_', " ");
         Self::json(status, &json!({"errors": [{"code": code, "message": message}]}))
     }
@@ -59,7 +59,7 @@ pub(super) async fn answer(
     let (head, incoming) = request.into_parts();
     let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let endpoint = if at_storage { Endpoint::Storage } else { endpoint(head.uri.path()) };
-    let sent_body = incoming.collect().await.map_err(io::Error::other)?.to_bytes();
+    let mut sent_body = incoming.collect().await.map_err(io::Error::other)?.to_bytes();
     let shown_body =
         if endpoint == Endpoint::Token { String::from_utf8_lossy(&sent_body).into() } else { String::new() };
     let record = Request {
@@ -96,9 +96,23 @@ pub(super) async fn answer(
             _ => {}
         }
     }
+    let received = faults.iter().find_map(|fault| match fault {
+        Fault::Received(bytes) => Some(*bytes as usize),
+        _ => None,
+    });
+    sent_body.truncate(received.unwrap_or(usize::MAX));
     let asked =
         Asked { state: &state, behaviour: &behaviour, record: &record, faults: &faults, body: &sent_body };
     let mut reply = asked.reply();
+    if received.is_some() {
+        reset.store(true, Ordering::SeqCst);
+        return Err(io::Error::other("cut on the way here, as asked"));
+    }
+    for fault in &faults {
+        if let Fault::Done(status) = fault {
+            reply = Reply::error(*status, "UNKNOWN");
+        }
+    }
     for fault in &faults {
         let name = match fault {
             Fault::Header(name, _) | Fault::NoHeader(name) => name,
@@ -149,12 +163,12 @@ fn endpoint(path: &str) -> Endpoint {
     }
 }
 
-struct Asked<'a> {
-    state: &'a State,
-    behaviour: &'a Behaviour,
-    record: &'a Request,
+pub(super) struct Asked<'a> {
+    pub(super) state: &'a State,
+    pub(super) behaviour: &'a Behaviour,
+    pub(super) record: &'a Request,
     faults: &'a [Fault],
-    body: &'a Bytes,
+    pub(super) body: &'a Bytes,
 }
 
 impl Asked<'_> {
@@ -172,7 +186,10 @@ impl Asked<'_> {
                 Endpoint::Ping => String::new(),
                 Endpoint::Catalog => "registry:catalog:*".into(),
                 _ if record.method == "DELETE" => format!("repository:{repository}:delete"),
-                _ if write => format!("repository:{repository}:pull,push"),
+                _ if write => match query(record, "from") {
+                    Some(from) => format!("repository:{repository}:pull,push repository:{from}:pull"),
+                    None => format!("repository:{repository}:pull,push"),
+                },
                 _ => format!("repository:{repository}:pull"),
             };
             let host = self.state.address.to_string();
@@ -411,6 +428,20 @@ impl Asked<'_> {
             .and_then(|manifest| manifest.subject().map(|subject| subject.digest.clone()));
         let mut repositories = lock(&self.state.repositories);
         let stored = repositories.entry(repository.to_owned()).or_default();
+        if let Some((status, code)) = self.behaviour.uploads.immutable
+            && stored.tags.contains_key(name)
+        {
+            return Reply::error(status, code);
+        }
+        let missing = Manifest::parse(self.body.clone(), Some(&kind)).is_ok_and(|manifest| {
+            let has = |part: &Descriptor| {
+                stored.blobs.contains_key(&part.digest) || stored.manifests.contains_key(&part.digest)
+            };
+            !manifest.successors().into_iter().all(has)
+        });
+        if missing && self.behaviour.uploads.checks {
+            return Reply::error(400, "MANIFEST_BLOB_UNKNOWN");
+        }
         stored.manifests.insert(digest.clone(), (kind, self.body.clone()));
         if !name.contains(':') {
             stored.tags.insert(name.to_owned(), digest.clone());
@@ -439,32 +470,6 @@ impl Asked<'_> {
         };
         if found { Reply::new(202, "") } else { Reply::error(404, "MANIFEST_UNKNOWN") }
     }
-
-    fn upload(&self, repository: &str) -> Reply {
-        let mut repositories = lock(&self.state.repositories);
-        let stored = repositories.entry(repository.to_owned()).or_default();
-        if self.record.method == "POST" {
-            let number = stored.uploads.len() as u64 + 1;
-            stored.uploads.insert(number, Vec::new());
-            return Reply::new(202, "").with("location", format!("/v2/{repository}/blobs/uploads/{number}"));
-        }
-        let number = self.record.path.rsplit('/').next().and_then(|number| number.parse::<u64>().ok());
-        let Some(upload) = number.and_then(|number| stored.uploads.get_mut(&number)) else {
-            return Reply::error(404, "BLOB_UPLOAD_UNKNOWN");
-        };
-        upload.extend_from_slice(self.body);
-        if self.record.method == "PATCH" {
-            let reply = Reply::new(202, "").with("location", self.record.path.clone());
-            return reply.with("range", format!("0-{}", upload.len().saturating_sub(1)));
-        }
-        let bytes = std::mem::take(upload);
-        let digest = query(self.record, "digest").and_then(|digest| digest.parse::<Digest>().ok());
-        let Some(digest) = digest.filter(|digest| digest.matches(&bytes)) else {
-            return Reply::error(400, "DIGEST_INVALID");
-        };
-        stored.blobs.insert(digest.clone(), bytes.into());
-        Reply::new(201, "").with("location", format!("/v2/{repository}/blobs/{digest}"))
-    }
 }
 
 /// `/v2/<repository>/<what>/<last>`, where `what` decides how much follows it.
@@ -483,7 +488,7 @@ fn parts(record: &Request) -> (String, String) {
     .unwrap_or_default()
 }
 
-fn query(record: &Request, name: &str) -> Option<String> {
+pub(super) fn query(record: &Request, name: &str) -> Option<String> {
     url::form_urlencoded::parse(record.query.as_bytes())
         .find(|(key, _)| key == name)
         .map(|(_, value)| value.into_owned())

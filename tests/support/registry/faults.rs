@@ -39,6 +39,10 @@ pub enum Fault {
     Gzip,
     /// This header is set to this value.
     Header(&'static str, String),
+    /// It is done, and answered with this status all the same.
+    Done(u16),
+    /// Only so many bytes of the request's body arrive; then the connection is reset.
+    Received(u64),
     /// This header is left out. Without Content-Length the body comes chunked.
     NoHeader(&'static str),
 }
@@ -121,6 +125,11 @@ impl On {
     /// The host that redirects lead to.
     pub fn storage() -> Self {
         Self::endpoint(Endpoint::Storage)
+    }
+
+    /// Uploads of blobs.
+    pub fn uploads() -> Self {
+        Self::endpoint(Endpoint::Upload)
     }
 
     /// Manifests.
