@@ -361,9 +361,8 @@ impl Entry {
             if state.chunks.all_stored() && !self.is_complete() {
                 self.finish_if_due(&mut state);
             }
-            let is_missing = |of| !state.chunks.runs(&(0..self.size), of, 1).is_empty();
-            state.finishing
-                || (!is_missing(Chunk::Absent) && state.flights.is_empty() && is_missing(Chunk::Loading))
+            // Nothing is missing that is not on its way: it is worth waiting for the verdict.
+            state.unwritable.is_none() && state.chunks.runs(&(0..self.size), Chunk::Absent, 1).is_empty()
         };
         if under_way {
             let mut phase = self.phase.subscribe();

@@ -45,7 +45,7 @@ fn mistakes_on_the_command_line_are_answered_in_oras_words() {
         ("bogus", "unknown command \"bogus\" for \"artifs\"\nRun 'artifs --help' for usage."),
         (
             "pul",
-            "unknown command \"pul\" for \"artifs\"\n\nDid you mean this?\n\tpull\n\nRun 'artifs --help' for usage.",
+            "unknown command \"pul\" for \"artifs\"\n\nDid you mean this?\n\tpull\n\tpush\n\nRun 'artifs --help' for usage.",
         ),
         ("--nope", "unknown flag: --nope"),
         ("pull --nope", "unknown flag: --nope"),

@@ -28,6 +28,9 @@ impl Ranges {
 
     /// Takes `range` out. Says whether any of it was in.
     pub(in crate::mount) fn remove(&mut self, range: Range<u64>) -> bool {
+        if range.is_empty() {
+            return false;
+        }
         let hit: Vec<(u64, u64)> = self
             .0
             .range(..range.end)
