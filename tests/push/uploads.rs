@@ -1,6 +1,7 @@
 //! Blobs and manifests on their way to registries that misbehave (registry.md §6, rows 22–31, 37, 38, 44).
 
 use artifs::ErrorKind;
+use artifs::artifact::pack::LayerPart;
 use artifs::oci::{Descriptor, Name, media_type};
 use artifs::ops::{self, PushOptions};
 use artifs::store::{Body, Source as _, SourceExt as _, Target as _};
@@ -85,6 +86,7 @@ async fn too_large_for_one_request_goes_in_chunks() {
         (Uploads { largest: Some(3 << 20), state: true, ..Uploads::default() }, 10),
         (Uploads { largest: Some(10 << 20), created: true, ..Uploads::default() }, 3),
         (Uploads { largest: Some(18 << 20), smallest_chunk: Some(9 << 20), ..Uploads::default() }, 3),
+        (Uploads { largest: Some(10 << 20), slams: true, ..Uploads::default() }, 3),
         (Uploads { largest: Some(10 << 20), largest_chunk: Some(4 << 20), ..Uploads::default() }, 5),
     ] {
         let registry = taking(uploads.clone());
@@ -397,4 +399,58 @@ async fn credentials_stay_with_the_registry() {
     assert!(refused.is_err(), "nobody there knows of the upload");
     assert!(elsewhere.count(|_| true) > 0);
     assert_eq!(elsewhere.count(|request| request.header("authorization").is_some()), 0);
+}
+
+#[tokio::test]
+async fn a_draft_may_take_blobs_from_a_neighbour() {
+    #[derive(Default)]
+    struct Seen(std::sync::Mutex<Vec<String>>);
+    impl ops::Progress for Seen {
+        fn mounted(&self, _: &Descriptor, name: &str) {
+            self.0.lock().unwrap().push(name.to_owned());
+        }
+    }
+    let registry = Registry::start();
+    let content = Bytes::from_static(b"shared");
+    registry.put_blob("other/r", content.clone());
+    let home: artifs::oci::Reference = format!("{}/other/r", registry.host()).parse().unwrap();
+    let mut draft = draft("new");
+    draft.layers.push(LayerPart::Elsewhere {
+        descriptor: Descriptor::of("x/y", &content),
+        home: home.repository,
+        source: repository(&registry),
+    });
+    let (target, seen) = (repository(&registry), Seen::default());
+    let tag = ["v1".parse().unwrap()];
+    ops::push(draft, target.as_ref(), &tag, &PushOptions::default(), &seen).await.unwrap();
+    assert_eq!(*seen.0.lock().unwrap(), ["x/y"]);
+    assert_eq!(
+        registry.count(|request| request.method == "PUT"),
+        3,
+        "the new layer, the config, the manifest"
+    );
+    let (_, manifest) = target.fetch_manifest(&"v1".parse().unwrap()).await.unwrap();
+    for part in manifest.successors() {
+        target.fetch_all(part, 100).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn progress_adds_up_however_often_it_is_tried() {
+    #[derive(Default)]
+    struct Sum(std::sync::atomic::AtomicU64);
+    impl ops::Progress for Sum {
+        fn advanced(&self, what: &Descriptor, bytes: u64) {
+            if what.media_type == "a/b" {
+                self.0.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+    }
+    let registry = taking(Uploads { largest: Some(10 << 20), ..Uploads::default() });
+    registry.fault(On::uploads().method("PATCH").after(1).times(1), Fault::Received(1 << 20));
+    let (large, target, sum) = (Large::new(20 << 20), repository(&registry), Sum::default());
+    let layer = LayerPart::New { descriptor: large.descriptor.clone(), body: large.body.clone() };
+    let draft = artifs::artifact::pack::Draft { layers: vec![layer], ..Default::default() };
+    ops::push(draft, target.as_ref(), &[], &PushOptions::default(), &sum).await.unwrap();
+    assert_eq!(sum.0.into_inner(), 20 << 20);
 }

@@ -59,7 +59,20 @@ pub(super) async fn answer(
     let (head, incoming) = request.into_parts();
     let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let endpoint = if at_storage { Endpoint::Storage } else { endpoint(head.uri.path()) };
-    let mut sent_body = incoming.collect().await.map_err(io::Error::other)?.to_bytes();
+    let announced: Option<u64> = head.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+    let uploads = lock(&state.behaviour).uploads.clone();
+    let too_large = endpoint == Endpoint::Upload
+        && announced.is_some_and(|length| uploads.largest.is_some_and(|largest| length > largest));
+    let mut sent_body = if !too_large {
+        incoming.collect().await.map_err(io::Error::other)?.to_bytes()
+    } else {
+        // The answer comes before the body was read. What still comes is let past, as nginx does it, or
+        // the connection is closed on it.
+        if !uploads.slams {
+            tokio::spawn(incoming.collect());
+        }
+        Bytes::new()
+    };
     let shown_body =
         if endpoint == Endpoint::Token { String::from_utf8_lossy(&sent_body).into() } else { String::new() };
     let record = Request {

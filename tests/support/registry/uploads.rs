@@ -10,6 +10,8 @@ use super::lock;
 pub struct Uploads {
     /// Larger request bodies are 413.
     pub largest: Option<u64>,
+    /// And their connection is closed while they are still on their way.
+    pub slams: bool,
     /// Said as OCI-Chunk-Min-Length; smaller chunks but the last are 400.
     pub smallest_chunk: Option<u64>,
     /// GHCR: larger chunks are 416.
@@ -65,7 +67,8 @@ impl Asked<'_> {
             return Reply::error(404, "BLOB_UPLOAD_UNKNOWN");
         };
         let length = self.body.len() as u64;
-        if how.largest.is_some_and(|largest| length > largest) {
+        let announced = self.record.header("content-length").and_then(|text| text.parse::<u64>().ok());
+        if how.largest.is_some_and(|largest| announced.unwrap_or(length) > largest) {
             return Reply::new(413, "<html>413 Request Entity Too Large</html>").with("content-type", "text/html");
         }
         let at = upload.len() as u64;
@@ -84,7 +87,6 @@ impl Asked<'_> {
             "PATCH" => {
                 let range = self.record.header("content-range").unwrap_or_default();
                 let first = range.split('-').next().and_then(|first| first.parse::<u64>().ok());
-                let announced = self.record.header("content-length").and_then(|text| text.parse::<u64>().ok());
                 if how.no_chunks {
                     return Reply::error(405, "UNSUPPORTED");
                 }
