@@ -7,6 +7,7 @@
 mod auth;
 mod blobs;
 mod challenge;
+mod chunks;
 mod client;
 pub mod credentials;
 mod delete;

@@ -5,8 +5,6 @@
 //! where they broke off. What has been sent is only believed to be there once the registry says so: after a
 //! last request that was answered badly the blob is looked for before it is sent again (registry.md §4.2–§4.4).
 
-use std::ops::Range;
-
 use futures_util::StreamExt as _;
 use url::Url;
 
@@ -24,14 +22,12 @@ use crate::store::{Body, expect_digest};
 
 /// The first size tried where one request is too large: ECR wants at least 5 MiB, ACR at most 16 (registry.md §4.3).
 const CHUNK: u64 = 8 << 20;
-/// GHCR takes no larger ones.
-const SMALL_CHUNK: u64 = 4 << 20;
 /// A limit below this is no upload limit, but a mistake in somebody's configuration.
 const SMALLEST_CHUNK: u64 = 64 << 10;
 /// A host that asks for larger chunks than this cannot mean it.
 const LARGEST_CHUNK: u64 = 1 << 30;
 /// Sessions begun anew because the registry lost one.
-const MOST_LOST: u32 = 3;
+pub(super) const MOST_LOST: u32 = 3;
 /// Breaks of one large request before chunks are tried.
 const MOST_BREAKS: u32 = 2;
 
@@ -129,30 +125,30 @@ fn check_bytes(blob: &Descriptor, body: &Body) -> Result<()> {
 }
 
 /// One upload session.
-struct Session {
-    url: Url,
+pub(super) struct Session {
+    pub(super) url: Url,
     /// What the registry wants chunks to be at least and at most.
-    smallest: u64,
-    largest: Option<u64>,
+    pub(super) smallest: u64,
+    pub(super) largest: Option<u64>,
 }
 
 /// What became of a session.
-enum Outcome {
+pub(super) enum Outcome {
     Stored,
     /// It is of no more use; why.
     Over(Error),
 }
 
-struct Uploading<'a> {
-    shelf: &'a Shelf,
-    blob: &'a Descriptor,
-    body: &'a Body,
-    scope: Scope,
-    patience: Patience,
+pub(super) struct Uploading<'a> {
+    pub(super) shelf: &'a Shelf,
+    pub(super) blob: &'a Descriptor,
+    pub(super) body: &'a Body,
+    pub(super) scope: Scope,
+    pub(super) patience: Patience,
     /// In chunks of this size; in one piece if `None`.
-    chunk: Option<u64>,
+    pub(super) chunk: Option<u64>,
     breaks: u32,
-    lost: u32,
+    pub(super) lost: u32,
     mismatches: u32,
 }
 
@@ -260,7 +256,7 @@ impl<'a> Uploading<'a> {
 
     /// After a last request without a good answer: the blob may be there all the same. `None`: it is not, and it is
     /// time for another try.
-    async fn after_failure(&mut self, failure: Failure) -> Result<Option<Outcome>> {
+    pub(super) async fn after_failure(&mut self, failure: Failure) -> Result<Option<Outcome>> {
         if failure.again == Again::No {
             return Err(self.shelf.explain(failure.error));
         }
@@ -272,7 +268,7 @@ impl<'a> Uploading<'a> {
     }
 
     /// The answer to the last request of a session.
-    async fn after_put(&mut self, answer: Answer, session: &Session) -> Result<Outcome> {
+    pub(super) async fn after_put(&mut self, answer: Answer, session: &Session) -> Result<Outcome> {
         match answer.status().as_u16() {
             201 | 204 => return Ok(Outcome::Stored),
             200 | 202 => {
@@ -298,7 +294,7 @@ impl<'a> Uploading<'a> {
     }
 
     /// A session the registry knows nothing of is begun anew, a few times; anything else is final.
-    fn over_or_refused(&mut self, complaint: Complaint) -> Result<Outcome> {
+    pub(super) fn over_or_refused(&mut self, complaint: Complaint) -> Result<Outcome> {
         let over = matches!(complaint.status.as_u16(), 404 | 410 | 416)
             && !complaint.has_code("NAME_UNKNOWN")
             && !complaint.has_code("NAME_INVALID")
@@ -350,7 +346,7 @@ impl<'a> Uploading<'a> {
     }
 
     /// Too much for one request: smaller ones, as long as there is a smaller size.
-    async fn too_large(&mut self, answer: Answer, session: &Session) -> Result<Outcome> {
+    pub(super) async fn too_large(&mut self, answer: Answer, session: &Session) -> Result<Outcome> {
         let host = host_of(answer.url());
         let error = Complaint::read(answer, &mut self.patience).await.into_error();
         let sent = self.chunk.unwrap_or(self.blob.size);
@@ -368,135 +364,10 @@ impl<'a> Uploading<'a> {
         self.chunk = Some(next);
         Ok(Outcome::Over(error))
     }
-
-    async fn in_chunks(&mut self, mut session: Session, chunk: u64) -> Result<Outcome> {
-        let size = self.blob.size;
-        let chunk = chunk.min(session.largest.unwrap_or(u64::MAX)).max(session.smallest).max(1);
-        let mut at = 0;
-        while at < size {
-            let part = at..size.min(at + chunk);
-            let url = session.url.clone();
-            let ask = Ask {
-                method: Method::PATCH,
-                at: Some(&url),
-                sending: Some(Sending::part(self.body, part.clone())),
-                ..Ask::get("", &self.scope)
-            };
-            let answer = match self.shelf.client().attempt(&ask, &mut self.patience).await {
-                Ok(answer) => answer,
-                Err(failure) if failure.again == Again::No => return Err(self.shelf.explain(failure.error)),
-                Err(failure) => {
-                    self.patience.pause(failure).await.map_err(|error| self.shelf.explain(error))?;
-                    match self.arrived(&mut session, &part).await? {
-                        Some(arrived) => at = arrived,
-                        None => return self.lost_count(),
-                    }
-                    continue;
-                }
-            };
-            match answer.status().as_u16() {
-                // ECR answers 201 (registry.md §4.4).
-                200 | 201 | 202 | 204 => {
-                    self.move_on(&mut session, &answer)?;
-                    at = part.end;
-                    self.patience.advanced(part.end - part.start);
-                    self.lost = 0;
-                }
-                413 => return self.too_large(answer, &session).await,
-                416 => {
-                    let complaint = Complaint::read(answer, &mut self.patience).await;
-                    match self.arrived(&mut session, &part).await? {
-                        Some(arrived) if arrived != at => at = arrived,
-                        _ => {
-                            // What says "wrong offset" may mean "too large" (GHCR).
-                            if at == 0 && chunk > SMALL_CHUNK && session.smallest <= SMALL_CHUNK {
-                                self.chunk = Some(SMALL_CHUNK);
-                            }
-                            return self.over_or_refused(complaint);
-                        }
-                    }
-                }
-                _ => {
-                    let complaint = Complaint::read(answer, &mut self.patience).await;
-                    return self.over_or_refused(complaint);
-                }
-            }
-        }
-        self.close(session).await
-    }
-
-    /// The last request after the chunks.
-    async fn close(&mut self, session: Session) -> Result<Outcome> {
-        let url = with_digest(&session.url, &self.blob.digest);
-        loop {
-            let ask = Ask {
-                method: Method::PUT,
-                at: Some(&url),
-                sending: Some(Sending::nothing()),
-                ..Ask::get("", &self.scope)
-            };
-            match self.shelf.client().attempt(&ask, &mut self.patience).await {
-                Ok(answer) => return self.after_put(answer, &session).await,
-                Err(failure) => {
-                    if let Some(outcome) = self.after_failure(failure).await? {
-                        return Ok(outcome);
-                    }
-                }
-            }
-        }
-    }
-
-    /// How much the registry has after `part` went out and was not acknowledged; `None` if that cannot be told.
-    async fn arrived(&mut self, session: &mut Session, part: &Range<u64>) -> Result<Option<u64>> {
-        let url = session.url.clone();
-        let ask = Ask { at: Some(&url), ..Ask::get("", &self.scope) };
-        let answer = self.shelf.client().send(&ask, &mut self.patience).await?;
-        if !answer.status().is_success() {
-            return Ok(None);
-        }
-        let range = answer.header(header::RANGE).map(str::to_owned);
-        self.move_on(session, &answer)?;
-        Ok(range.and_then(|range| arrived(&range, part)))
-    }
-
-    fn lost_count(&mut self) -> Result<Outcome> {
-        let host = &self.shelf.name().host;
-        let error =
-            Error::new(ErrorKind::Unavailable, format!("{host} does not know how much of the upload it has"));
-        self.lost += 1;
-        if self.lost > MOST_LOST { Err(error) } else { Ok(Outcome::Over(error)) }
-    }
-
-    /// Each answer may say where to go on.
-    fn move_on(&self, session: &mut Session, answer: &Answer) -> Result<()> {
-        if let Some(location) = answer.header(header::LOCATION) {
-            session.url = upload_address(answer.url(), location, self.shelf.client().insecure)?;
-        }
-        Ok(())
-    }
-}
-
-/// What `Range: 0-<last>` says of a part that was sent: only what lies within it can be true. Quay and Gitea give the
-/// count in place of the last byte, and some prefix the unit.
-fn arrived(range: &str, part: &Range<u64>) -> Option<u64> {
-    let range = range.trim().trim_start_matches("bytes").trim_start_matches(['=', ' ', ':']);
-    let (first, last) = range.split_once('-')?;
-    let last: u64 = last.trim().parse().ok()?;
-    if first.trim() != "0" {
-        return None;
-    }
-    match last {
-        // Nothing, or one byte: `0-0` is both.
-        0 if part.start <= 1 => (part.start == 0).then_some(0),
-        last if last == part.start || last + 1 == part.start => Some(part.start),
-        last if last == part.end || last + 1 == part.end => Some(part.end),
-        last if part.contains(&last) => Some(last + 1),
-        _ => None,
-    }
 }
 
 /// The address an upload goes on at. A server behind a proxy often leaves out scheme or port of its own name.
-fn upload_address(from: &Url, location: &str, insecure: bool) -> Result<Url> {
+pub(super) fn upload_address(from: &Url, location: &str, insecure: bool) -> Result<Url> {
     let mut to = redirect::follow(from, location, insecure).doing(|| "find out where to upload to")?;
     if to.host() == from.host() && to.scheme() == from.scheme() && to.port().is_none() {
         let _ = to.set_port(from.port());
@@ -505,7 +376,7 @@ fn upload_address(from: &Url, location: &str, insecure: bool) -> Result<Url> {
 }
 
 /// The address with the digest behind what is there: registries sign their own part of it, byte for byte.
-fn with_digest(url: &Url, digest: &Digest) -> Url {
+pub(super) fn with_digest(url: &Url, digest: &Digest) -> Url {
     let mut url = url.clone();
     let query = match url.query() {
         Some(query) if !query.is_empty() => format!("{query}&digest={digest}"),
@@ -518,29 +389,6 @@ fn with_digest(url: &Url, digest: &Digest) -> Url {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_arrived_is_read_as_registries_say_it() {
-        let part = 100..200;
-        for (said, arrived) in [
-            ("0-149", Some(150)),
-            ("bytes=0-149", Some(150)),
-            ("0-99", Some(100)),
-            ("0-100", Some(100)),
-            ("0-199", Some(200)),
-            ("0-200", Some(200)),
-            ("0-0", None),
-            ("0-98", None),
-            ("0-201", None),
-            ("5-149", None),
-            ("0--1", None),
-            ("", None),
-        ] {
-            assert_eq!(super::arrived(said, &part), arrived, "{said}");
-        }
-        assert_eq!(super::arrived("0-0", &(0..10)), Some(0));
-        assert_eq!(super::arrived("bytes=0--1", &(0..10)), None);
-    }
 
     #[test]
     fn an_upload_goes_on_where_the_registry_means() {

@@ -432,57 +432,6 @@ impl Asked<'_> {
         }
         reply
     }
-
-    fn put_manifest(&self, repository: &str, name: &str) -> Reply {
-        let kind = self.record.header("content-type").unwrap_or(media_type::IMAGE_MANIFEST).to_owned();
-        let digest = Digest::of(self.body);
-        let subject = Manifest::parse(self.body.clone(), Some(&kind))
-            .ok()
-            .and_then(|manifest| manifest.subject().map(|subject| subject.digest.clone()));
-        let mut repositories = lock(&self.state.repositories);
-        let stored = repositories.entry(repository.to_owned()).or_default();
-        if let Some((status, code)) = self.behaviour.uploads.immutable
-            && stored.tags.contains_key(name)
-        {
-            return Reply::error(status, code);
-        }
-        let missing = Manifest::parse(self.body.clone(), Some(&kind)).is_ok_and(|manifest| {
-            let has = |part: &Descriptor| {
-                stored.blobs.contains_key(&part.digest) || stored.manifests.contains_key(&part.digest)
-            };
-            !manifest.successors().into_iter().all(has)
-        });
-        if missing && self.behaviour.uploads.checks {
-            return Reply::error(400, "MANIFEST_BLOB_UNKNOWN");
-        }
-        stored.manifests.insert(digest.clone(), (kind, self.body.clone()));
-        if !name.contains(':') {
-            stored.tags.insert(name.to_owned(), digest.clone());
-        }
-        let reply = Reply::new(201, "")
-            .with("location", format!("/v2/{repository}/manifests/{digest}"))
-            .with("docker-content-digest", digest.as_str());
-        match subject {
-            Some(subject) if self.behaviour.referrers == Referrers::Api => {
-                reply.with("oci-subject", subject.as_str())
-            }
-            _ => reply,
-        }
-    }
-
-    fn delete(&self, repository: &str, name: &str) -> Reply {
-        let mut repositories = lock(&self.state.repositories);
-        let Some(stored) = repositories.get_mut(repository) else { return Reply::error(404, "NAME_UNKNOWN") };
-        let found = match name.parse::<Digest>() {
-            Err(_) => stored.tags.remove(name).is_some(),
-            Ok(digest) if self.record.endpoint == Endpoint::Manifest => {
-                stored.tags.retain(|_, target| *target != digest);
-                stored.manifests.remove(&digest).is_some()
-            }
-            Ok(digest) => stored.blobs.remove(&digest).is_some(),
-        };
-        if found { Reply::new(202, "") } else { Reply::error(404, "MANIFEST_UNKNOWN") }
-    }
 }
 
 /// `/v2/<repository>/<what>/<last>`, where `what` decides how much follows it.

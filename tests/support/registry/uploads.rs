@@ -1,9 +1,10 @@
 //! The side things are pushed to, as strict as the strictest registries and as odd as the oddest.
 
-use artifs::oci::Digest;
+use artifs::oci::{Descriptor, Digest, Manifest, media_type};
 
 use super::answer::{Asked, Reply, query};
-use super::lock;
+use super::record::Endpoint;
+use super::{Referrers, lock};
 
 /// How uploads are taken.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +38,59 @@ pub struct Uploads {
 }
 
 impl Asked<'_> {
+    /// `PUT /v2/<repository>/manifests/<name>`.
+    pub(super) fn put_manifest(&self, repository: &str, name: &str) -> Reply {
+        let kind = self.record.header("content-type").unwrap_or(media_type::IMAGE_MANIFEST).to_owned();
+        let digest = Digest::of(self.body);
+        let subject = Manifest::parse(self.body.clone(), Some(&kind))
+            .ok()
+            .and_then(|manifest| manifest.subject().map(|subject| subject.digest.clone()));
+        let mut repositories = lock(&self.state.repositories);
+        let stored = repositories.entry(repository.to_owned()).or_default();
+        if let Some((status, code)) = self.behaviour.uploads.immutable
+            && stored.tags.contains_key(name)
+        {
+            return Reply::error(status, code);
+        }
+        let missing = Manifest::parse(self.body.clone(), Some(&kind)).is_ok_and(|manifest| {
+            let has = |part: &Descriptor| {
+                stored.blobs.contains_key(&part.digest) || stored.manifests.contains_key(&part.digest)
+            };
+            !manifest.successors().into_iter().all(has)
+        });
+        if missing && self.behaviour.uploads.checks {
+            return Reply::error(400, "MANIFEST_BLOB_UNKNOWN");
+        }
+        stored.manifests.insert(digest.clone(), (kind, self.body.clone()));
+        if !name.contains(':') {
+            stored.tags.insert(name.to_owned(), digest.clone());
+        }
+        let reply = Reply::new(201, "")
+            .with("location", format!("/v2/{repository}/manifests/{digest}"))
+            .with("docker-content-digest", digest.as_str());
+        match subject {
+            Some(subject) if self.behaviour.referrers == Referrers::Api => {
+                reply.with("oci-subject", subject.as_str())
+            }
+            _ => reply,
+        }
+    }
+
+    /// `DELETE` of a tag, manifest or blob.
+    pub(super) fn delete(&self, repository: &str, name: &str) -> Reply {
+        let mut repositories = lock(&self.state.repositories);
+        let Some(stored) = repositories.get_mut(repository) else { return Reply::error(404, "NAME_UNKNOWN") };
+        let found = match name.parse::<Digest>() {
+            Err(_) => stored.tags.remove(name).is_some(),
+            Ok(digest) if self.record.endpoint == Endpoint::Manifest => {
+                stored.tags.retain(|_, target| *target != digest);
+                stored.manifests.remove(&digest).is_some()
+            }
+            Ok(digest) => stored.blobs.remove(&digest).is_some(),
+        };
+        if found { Reply::new(202, "") } else { Reply::error(404, "MANIFEST_UNKNOWN") }
+    }
+
     /// Everything at `/v2/<repository>/blobs/uploads/…`.
     pub(super) fn upload(&self, repository: &str) -> Reply {
         let how = &self.behaviour.uploads;
