@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use artifs::artifact::View;
-use artifs::location::{CacheUse, Opened};
+use artifs::location::{CacheUse, Location, Opened};
 use artifs::mount::{self, Options, Root, Verify};
+use artifs::oci::Name;
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -111,9 +112,9 @@ impl Mount {
             // the leader of a process group, which a child just made is not.
             let _ = rustix::process::setsid();
         }
-        let (root, cache) = self.root()?;
+        let (root, cache, reference) = self.root()?;
         let log = if self.background_half { Some(Log::create()?) } else { None };
-        let mount = match mount::Mount::start(root, self.options(log.as_ref())?, cache).await {
+        let mount = match mount::Mount::start(root, self.options(reference, log.as_ref())?, cache).await {
             Ok(mount) => mount,
             Err(error) => {
                 log.into_iter().for_each(Log::remove_if_empty);
@@ -132,20 +133,32 @@ impl Mount {
         ended
     }
 
-    /// What is mounted, and the cache in front of it.
-    fn root(&self) -> Result<(Root, Option<artifs::cache::Cache>)> {
+    /// What is mounted, the cache in front of it, and what it is called: what is staged for it is found again by
+    /// that, so a folder is called by its whole path.
+    fn root(&self) -> Result<(Root, Option<artifs::cache::Cache>, String)> {
         let place = self.target.place(&self.reference)?;
         let stack = self.target.open(&place, &self.cache, CacheUse::ReadWrite)?;
         let view = View { platform: self.platform.wanted()?, ..View::default() };
+        let reference = match &place.location {
+            Location::Layout { path, name } if self.writable => {
+                let path = std::path::absolute(path)?.display().to_string();
+                match name {
+                    Some(Name::Tag(tag)) => format!("{path}:{tag}"),
+                    Some(Name::Digest(digest)) => format!("{path}@{digest}"),
+                    None => path,
+                }
+            }
+            _ => self.reference.clone(),
+        };
         let root = match (stack.opened, place.location.name()) {
             (Opened::Repository(source), Some(name)) => Root::Artifact { source, name: name.clone(), view },
             (Opened::Repository(source), None) => Root::Repository { source, view },
             (Opened::Catalog { catalog, namespace }, _) => Root::Catalog { catalog, namespace, view },
         };
-        Ok((root, stack.cache))
+        Ok((root, stack.cache, reference))
     }
 
-    fn options(&self, log: Option<&Log>) -> Result<Options> {
+    fn options(&self, reference: String, log: Option<&Log>) -> Result<Options> {
         Ok(Options {
             allow_other: self.allow_other,
             mount_options: self.options.clone(),
@@ -159,7 +172,7 @@ impl Mount {
             passthrough: !self.no_passthrough,
             log: log.map(|log| log.path.clone()),
             staging: if self.writable { Some(mount::place()?) } else { None },
-            ..Options::new(&self.mountpoint, &self.reference)
+            ..Options::new(&self.mountpoint, reference)
         })
     }
 

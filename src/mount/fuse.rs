@@ -7,6 +7,7 @@
 //! holds no thread, and a warm read pays for none.
 
 mod attributes;
+mod replies;
 mod writing;
 
 use std::ffi::OsStr;

@@ -326,14 +326,11 @@ async fn writable(root: Root, options: &Options, place: &Path, owner: (u32, u32)
             format!("{}: only one artifact can be mounted for writing; name its tag", options.reference),
         ));
     };
-    let (mut staging, records) = Staging::open(place, &options.reference)?;
-    let name = match staging.base().filter(|_| !records.is_empty()) {
-        Some(base) => Name::Digest(base.clone()),
-        None => name,
-    };
+    let (staging, records) = Staging::open(place, &options.reference)?;
+    let name = staging.about().map_or(name, |work| Name::Digest(work.shown.clone()));
     let artifact = crate::artifact::open(source, &name, &options.reference, &view).await?;
-    if records.is_empty() {
-        staging.bind(&artifact.named.digest)?;
+    if staging.about().is_none() {
+        staging.bind(&artifact.named.digest, &artifact.descriptor.digest)?;
     }
     let ground = Ground {
         staging,

@@ -64,7 +64,8 @@ fn every_synced_byte_is_there_after_a_kill() {
     fs::create_dir(folder.path().join("mnt")).unwrap();
     let mut base = noise(BASE);
     let mut files: Vec<String> = Vec::new();
-    for round in 0..10_usize {
+    let rounds = std::env::var("ARTIFS_TEST_KILLS").map_or(10, |rounds| rounds.parse().unwrap());
+    for round in 0..rounds {
         let victim = Victim::start(folder.path());
         let at = victim.at();
         // What the rounds before left.
@@ -99,7 +100,7 @@ fn every_synced_byte_is_there_after_a_kill() {
                 }
             }
         });
-        std::thread::sleep(Duration::from_millis(3 * round as u64));
+        std::thread::sleep(Duration::from_millis(3 * (round as u64 % 20)));
         drop(victim);
         writer.join().unwrap();
     }

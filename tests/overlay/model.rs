@@ -107,7 +107,7 @@ fn perform(root: &Path, operation: &Operation) -> io::Result<()> {
 }
 
 /// Everything a program can see, but for times nobody set.
-fn seen(root: &Path) -> BTreeMap<PathBuf, String> {
+pub(crate) fn seen(root: &Path) -> BTreeMap<PathBuf, String> {
     // The link count of a folder is known once it was entered.
     assert!(walkdir::WalkDir::new(root).into_iter().all(|entry| entry.is_ok()));
     let mut found = BTreeMap::new();
@@ -171,4 +171,49 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(compare(&operations, passthrough));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_many_programs_did_at_once_is_replayed_as_it_was() {
+    let mut stand = Stand::new(&[("a", &noise(10_000)), ("d/a", b"1"), ("d/e/b", b"2")]).await;
+    let at = stand.at();
+    let programs: Vec<_> = (0..6_u64)
+        .map(|program| {
+            let at = at.clone();
+            std::thread::spawn(move || {
+                let mut state = program + 1;
+                let mut random = |below: u64| {
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 33) % below
+                };
+                let mut path = || {
+                    let names = ["a", "b", "c", "d", "e"];
+                    let depth = 1 + random(3);
+                    (0..depth).map(|_| names[random(5) as usize]).collect::<Vec<_>>().join("/")
+                };
+                for round in 0..400_u64 {
+                    let (first, second) = (path(), path());
+                    let operation = match (round * 7 + program) % 8 {
+                        0 => Operation::MakeFolder { path: first },
+                        1 => Operation::Rename { from: first, to: second, flags: (round % 3) as u8 },
+                        2 => Operation::Remove { path: first },
+                        3 => Operation::Link { from: first, to: second },
+                        4 => Operation::Append { path: first, length: 100, byte: round as u8 },
+                        5 => Operation::Resize { path: first, to: round * 10 },
+                        6 => Operation::RemoveFolder { path: first },
+                        _ => Operation::Write { path: first, at: round, length: 50, byte: program as u8 },
+                    };
+                    // Most are refused, each for a good reason.
+                    let _ = perform(&at, &operation);
+                }
+            })
+        })
+        .collect();
+    for program in programs {
+        program.join().unwrap();
+    }
+    let before = seen(&stand.at());
+    stand.remount().await;
+    assert_eq!(seen(&stand.at()), before);
 }

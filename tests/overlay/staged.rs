@@ -3,9 +3,9 @@
 use std::fs;
 
 use artifs::ErrorKind;
-use artifs::mount::{Mount, discard, works};
+use artifs::mount::{FrozenContent, Mount, discard, works};
 
-use crate::stand::{REFERENCE, Stand, options, root};
+use crate::stand::{REFERENCE, Stand, names, noise, options, root};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_reference_has_one_writer() {
@@ -50,4 +50,88 @@ async fn nothing_changed_is_nothing_staged() {
     stand.store.artifact(&[("a", b"second")]).await;
     stand.mount().await.unwrap();
     assert_eq!(fs::read_to_string(stand.path("a")).unwrap(), "second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_costs_nothing_that_was_there() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root may mount the small disk this needs");
+        return;
+    }
+    let mut stand = Stand::new(&[("base", &noise(100_000))]).await;
+    stand.unmount().await;
+    let small = Small::mount(&stand.staging());
+    stand.mount().await.unwrap();
+    fs::write(stand.path("first"), noise(1000)).unwrap();
+    for again in [false, true] {
+        let refused = fs::write(stand.path("large"), noise(4 << 20)).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC), "again: {again}");
+        fs::remove_file(stand.path("large")).unwrap();
+        assert!(fs::read(stand.path("first")).unwrap() == noise(1000));
+        fs::write(stand.path("second"), noise(2000)).unwrap();
+        stand.remount().await;
+    }
+    assert_eq!(names(&stand.at()), ["base", "first", "second"]);
+    assert!(fs::read(stand.path("second")).unwrap() == noise(2000));
+    stand.unmount().await;
+    drop(small);
+}
+
+/// A disk of 2 MiB.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(at: &std::path::Path) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("small", at, "tmpfs", flags, Some(c"size=2m")).unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_it_says_where_every_byte_is() {
+    let base: &[(&str, &[u8])] = &[("big", &noise(100_000)), ("kept", b"kept"), ("lazy/x", b"x")];
+    let stand = Stand::new(base).await;
+    let big = fs::File::options().write(true).open(stand.path("big")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&big, &[1; 4096], 8192).unwrap();
+    drop(big);
+    fs::write(stand.path("new"), "new").unwrap();
+    fs::hard_link(stand.path("new"), stand.path("same")).unwrap();
+    let shown = |content: &FrozenContent| match content {
+        FrozenContent::Staged { local, from_base, base } => {
+            format!(
+                "{} of {}, {from_base:?} from base: {}",
+                "staged",
+                local.metadata().unwrap().len(),
+                base.is_some()
+            )
+        }
+        FrozenContent::Base(file) => format!("base, {} bytes", file.size),
+        FrozenContent::HardLink(path) => format!("the same as {}", String::from_utf8_lossy(path)),
+        FrozenContent::Untouched(_) => "untouched".into(),
+        FrozenContent::Folder | FrozenContent::Link(_) | FrozenContent::Special(_) => "other".into(),
+    };
+    let frozen = stand.mounted().freeze().unwrap().unwrap();
+    let found: Vec<String> = frozen
+        .entries
+        .iter()
+        .map(|entry| format!("{}: {}", String::from_utf8_lossy(&entry.path), shown(&entry.content)))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "big: staged of 100000, [(0, 8192), (12288, 100000)] from base: true",
+            "kept: base, 4 bytes",
+            "lazy: untouched",
+            "new: staged of 3, [] from base: false",
+            "same: the same as new",
+        ]
+    );
 }

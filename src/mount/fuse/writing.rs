@@ -6,67 +6,26 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BackingId, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::attributes::{dots, give, nothing, stat_of, type_of};
+use super::attributes::{dots, give, nothing, stat_of};
+use super::replies::{self, attr, backing, empty, entry, lifetime, refuse};
 use super::{BACKGROUND, Kernel, LARGEST, WANTED, number_of};
 use crate::artifact::tree::IMMUTABLE;
 use crate::error::{Error, ErrorKind};
-use crate::mount::errno;
-use crate::mount::handles::{Backing, Way};
-use crate::mount::overlay::{self, Answer, New, Overlay, Refusal, Set, Setting, Stat, Target, When, Who};
+use crate::mount::overlay::{self, New, Overlay, Refusal, Set, Setting, Target, When, Who};
 use crate::mount::staging::{Made, Seek};
-
-/// How long attributes hold that may change untold: those of an open file the kernel writes to by itself, and
-/// the link count of a folder nobody entered.
-const RESTLESS: Duration = Duration::ZERO;
 
 /// The mount may lie on one more stacked file system: the staging folder of a container is often on overlayfs.
 const DEPTH: u32 = 2;
-
-/// The errno for a refusal; what a program cannot do anything about is said in the log and counted.
-fn refuse(overlay: &Overlay, refusal: &Refusal) -> Errno {
-    match refusal {
-        Refusal::Failed(error) => number_of(&overlay.counts, error),
-        refusal => Errno::from_i32(errno::of_refusal(refusal)),
-    }
-}
-
-fn lifetime(stat: &Stat) -> Duration {
-    if stat.restless { RESTLESS } else { IMMUTABLE }
-}
-
-fn entry(overlay: &Overlay, reply: ReplyEntry, answer: Answer<Stat>) {
-    match answer {
-        Ok(stat) => {
-            reply.entry_with_ttls(&lifetime(&stat), &IMMUTABLE, &stat_of(&stat), Generation(0));
-        }
-        Err(refusal) => reply.error(refuse(overlay, &refusal)),
-    }
-}
-
-fn empty(overlay: &Overlay, reply: ReplyEmpty, answer: Answer<()>) {
-    match answer {
-        Ok(()) => reply.ok(),
-        Err(refusal) => reply.error(refuse(overlay, &refusal)),
-    }
-}
-
-fn attr(overlay: &Overlay, reply: ReplyAttr, answer: Answer<Stat>) {
-    match answer {
-        Ok(stat) => reply.attr(&lifetime(&stat), &stat_of(&stat)),
-        Err(refusal) => reply.error(refuse(overlay, &refusal)),
-    }
-}
 
 fn who(request: &Request) -> Who {
     Who { uid: request.uid(), gid: request.gid() }
@@ -83,14 +42,6 @@ impl Kernel<Overlay> {
     fn make(&self, parent: INodeNo, name: &OsStr, new: New, reply: ReplyEntry) {
         let (fs, name) = (self.fs(), name.as_bytes().to_vec());
         self.answer(async move { entry(&fs, reply, fs.make(parent.0, &name, new).await) });
-    }
-
-    /// What an open file may leave out: the journal has nothing to be told about a file that is all local.
-    fn open_flags(way: &Way) -> FopenFlags {
-        match way {
-            Way::Cached => FopenFlags::FOPEN_KEEP_CACHE,
-            Way::Passthrough(_) => FopenFlags::FOPEN_NOFLUSH,
-        }
     }
 }
 
@@ -265,30 +216,9 @@ impl fuser::Filesystem for Kernel<Overlay> {
         let (fs, name) = (self.fs(), name.as_bytes().to_vec());
         let new = New { what: Made::File, mode: mode & 0o7777, who: who(request) };
         self.answer(async move {
-            let mut register =
-                |file: &std::fs::File| Ok(Backing(Arc::new(reply.open_backing(file)?) as Arc<_>));
-            let created = fs.create(parent.0, &name, new, &mut register).await;
-            let (stat, handle, way) = match created {
-                Ok(created) => created,
-                Err(refusal) => return reply.error(refuse(&fs, &refusal)),
-            };
-            let (attributes, generation, flags) = (stat_of(&stat), Generation(0), Self::open_flags(&way));
-            match &way {
-                Way::Cached => {
-                    reply.created(&lifetime(&stat), &attributes, generation, FileHandle(handle), flags);
-                }
-                Way::Passthrough(backing) => match backing.0.downcast_ref::<BackingId>() {
-                    Some(id) => reply.created_passthrough(
-                        &lifetime(&stat),
-                        &attributes,
-                        generation,
-                        FileHandle(handle),
-                        flags,
-                        id,
-                    ),
-                    None => reply.error(Errno::EIO),
-                },
-            }
+            let created =
+                fs.create(parent.0, &name, new, &mut |file| reply.open_backing(file).map(backing)).await;
+            replies::created(&fs, reply, created);
         });
     }
 
@@ -297,20 +227,9 @@ impl fuser::Filesystem for Kernel<Overlay> {
         let for_writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
         let truncate = flags.0 & libc::O_TRUNC != 0;
         self.answer(async move {
-            let mut register =
-                |file: &std::fs::File| Ok(Backing(Arc::new(reply.open_backing(file)?) as Arc<_>));
-            let opened = match fs.open_file(inode.0, for_writing, truncate, &mut register).await {
-                Ok(opened) => opened,
-                Err(refusal) => return reply.error(refuse(&fs, &refusal)),
-            };
-            let (handle, flags) = (FileHandle(opened.handle), Self::open_flags(&opened.way));
-            match opened.way {
-                Way::Cached => reply.opened(handle, flags),
-                Way::Passthrough(backing) => match backing.0.downcast_ref::<BackingId>() {
-                    Some(id) => reply.opened_passthrough(handle, flags, id),
-                    None => reply.error(Errno::EIO),
-                },
-            }
+            let mut register = |file: &std::fs::File| reply.open_backing(file).map(backing);
+            let opened = fs.open_file(inode.0, for_writing, truncate, &mut register).await;
+            replies::opened(&fs, reply, opened);
         });
     }
 
@@ -420,32 +339,7 @@ impl fuser::Filesystem for Kernel<Overlay> {
         });
     }
 
-    fn readdir(
-        &self,
-        _request: &Request,
-        inode: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        let listing = match self.fs.listing(handle.0) {
-            Ok(listing) => listing,
-            Err(refusal) => return reply.error(refuse(&self.fs, &refusal)),
-        };
-        for (name, number, next) in dots(inode.0, listing.parent, offset) {
-            if reply.add(INodeNo(number), next, FileType::Directory, name) {
-                return reply.ok();
-            }
-        }
-        let skipped = offset.saturating_sub(2);
-        for (at, (name, number)) in (skipped..).zip(listing.entries.iter().skip(skipped as usize)) {
-            let Some(kind) = self.fs.listed_kind(*number) else { continue };
-            if reply.add(INodeNo(*number), at + 3, type_of(kind), OsStr::from_bytes(name)) {
-                break;
-            }
-        }
-        reply.ok();
-    }
+    // Every kernel with FUSE's 7.21 asks for the attributes with the names, so there is no plain `readdir`.
 
     fn readdirplus(
         &self,

@@ -36,6 +36,7 @@ use crate::artifact::tree::Folder;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 pub(super) use attributes::{Kind, Setting, Stat, When};
 pub use changes::{Change, Difference};
+pub(super) use contents::Opened;
 pub use frozen::{Frozen, FrozenContent, FrozenEntry};
 pub(super) use names::{Listing, New, Target, Who};
 pub(super) use refusal::{Answer, Refusal};

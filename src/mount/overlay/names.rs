@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use super::attributes::{Kind, Stat, stat};
+use super::attributes::{Stat, stat};
+use super::contents::{Opened, Register};
 use super::inode::{Inode, What};
 use super::refusal::{Answer, Refusal};
 use super::tree::Tree;
 use super::{Overlay, now};
 use crate::artifact::tree::FileName;
 use crate::mount::fs::Counts;
-use crate::mount::handles::Way;
 use crate::mount::inodes::ROOT;
-use crate::mount::overlay::contents::{Opened, Register};
 use crate::mount::staging::{Made, Record};
 
 /// The longest name.
@@ -117,12 +116,6 @@ impl Overlay {
         self.listings.remove(handle);
     }
 
-    /// The kind of a listed entry; `None` if it is not there any more.
-    pub(in crate::mount) fn listed_kind(&self, number: u64) -> Option<Kind> {
-        let tree = self.tree();
-        stat(number, tree.inode(number).ok()?).ok().map(|stat| stat.kind)
-    }
-
     /// A listed entry, told to the kernel; `None` if the name means something else by now.
     pub(in crate::mount) fn tell_listed(&self, listing: &Listing, name: &[u8], number: u64) -> Option<Stat> {
         let mut tree = self.tree();
@@ -150,12 +143,12 @@ impl Overlay {
         name: &[u8],
         new: New,
         register: Register<'_>,
-    ) -> Answer<(Stat, u64, Way)> {
+    ) -> Answer<(Stat, Opened)> {
         self.enter(parent).await?;
         let mut tree = self.tree();
         let number = self.make_in(&mut tree, parent, name, new)?;
-        let Opened { handle, way } = self.open_in(&mut tree, number, register)?;
-        Ok((tell(&mut tree, number)?, handle, way))
+        let opened = self.open_in(&mut tree, number, register)?;
+        Ok((tell(&mut tree, number)?, opened))
     }
 
     fn make_in(&self, tree: &mut Tree, parent: u64, name: &[u8], new: New) -> Answer<u64> {

@@ -3,7 +3,7 @@
 //! ```text
 //! $ARTIFS_STATE, else $XDG_STATE_HOME/artifs, else ~/.local/state/artifs
 //!   staging/<id>/              one for each mounted reference; the id is a hash of the reference
-//!     about.json               version, reference, and the digest the edits build on
+//!     about.json               version, reference, and the digests the edits build on
 //!     journal                  what changed, see `journal`
 //!     data/<inode in hex>      the bytes of one changed file, at their own offsets; sparse
 //!     lock                     locked by the mount that uses the folder
@@ -42,8 +42,10 @@ pub struct Work {
     pub version: u32,
     /// The reference that was mounted.
     pub reference: String,
-    /// The manifest the changes build on: what the reference pointed to when they were begun.
-    pub base: String,
+    /// What the changes build on: what the reference pointed to when they were begun, maybe an index.
+    pub base: Digest,
+    /// The manifest whose files were shown.
+    pub shown: Digest,
     /// The folder it is in.
     #[serde(skip)]
     pub folder: PathBuf,
@@ -77,8 +79,8 @@ pub fn works(place: &Path) -> Result<Vec<Work>> {
     for folder in folders {
         let folder = folder.doing(|| format!("list {}", place.display()))?.path();
         match look(&folder) {
-            Ok(Some(work)) => works.push(work),
-            Ok(None) => {}
+            // A mount without changes leaves an empty journal.
+            Ok(work) => works.extend(work.filter(|work| work.in_use || work.records > 0)),
             Err(error) => tracing::warn!(%error, "staged work that cannot be read"),
         }
     }
@@ -99,7 +101,7 @@ pub fn discard(place: &Path, reference: &str) -> Result<()> {
 /// The staging folder of one mount, its own until given away or dropped.
 pub(super) struct Staging {
     folder: PathBuf,
-    base: Option<Digest>,
+    about: Option<Work>,
     reference: String,
     data: Arc<Data>,
     journal: Journal,
@@ -116,32 +118,29 @@ impl Staging {
         let lock = Mutex::new(Some(lock(&folder, reference)?));
         let about = look(&folder)?;
         let (journal, records) = Journal::open(&folder.join("journal"))?;
-        let base = about.map(|about| about.base.parse()).transpose()?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let data = rustix::fs::open(folder.join("data"), flags, Mode::empty()).doing(shown)?;
         let data = Arc::new(Data(data));
-        Ok((Self { folder, base, reference: reference.into(), data, journal, lock }, records))
+        Ok((Self { folder, about, reference: reference.into(), data, journal, lock }, records))
     }
 
-    /// The manifest the changes in it build on.
-    pub(super) fn base(&self) -> Option<&Digest> {
-        self.base.as_ref()
+    /// What the changes in it build on, if there are any.
+    pub(super) fn about(&self) -> Option<&Work> {
+        self.about.as_ref().filter(|about| about.records > 0)
     }
 
-    /// Writes down what the changes to come build on, for certain.
-    pub(super) fn bind(&mut self, base: &Digest) -> Result<()> {
+    /// Writes down what the changes to come build on, for certain: what the reference points to, and the
+    /// manifest of it that is shown.
+    pub(super) fn bind(&self, base: &Digest, shown: &Digest) -> Result<()> {
         let about = serde_json::json!({
-            "version": VERSION, "reference": self.reference, "base": base.to_string(),
+            "version": VERSION, "reference": self.reference, "base": base, "shown": shown,
         });
-        let shown = || format!("the staging folder {}", self.folder.display());
         let (path, new) = (self.folder.join("about.json"), self.folder.join("about.json.new"));
         std::fs::write(&new, about.to_string())
             .and_then(|()| File::open(&new)?.sync_all())
             .and_then(|()| std::fs::rename(&new, &path))
             .and_then(|()| File::open(&self.folder)?.sync_all())
-            .doing(shown)?;
-        self.base = Some(base.clone());
-        Ok(())
+            .doing(|| format!("the staging folder {}", self.folder.display()))
     }
 
     /// Gives the folder away.
