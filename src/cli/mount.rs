@@ -112,6 +112,12 @@ impl Mount {
             // the leader of a process group, which a child just made is not.
             let _ = rustix::process::setsid();
         }
+        if self.writable {
+            // Each file a program has open in the mount is open here as well.
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+            let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+            let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+        }
         let (root, cache, reference) = self.root()?;
         let log = if self.background_half { Some(Log::create()?) } else { None };
         let mount = match mount::Mount::start(root, self.options(reference, log.as_ref())?, cache).await {

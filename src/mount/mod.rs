@@ -327,7 +327,22 @@ async fn writable(root: Root, options: &Options, place: &Path, owner: (u32, u32)
         ));
     };
     let (staging, records) = Staging::open(place, &options.reference)?;
-    let name = staging.about().map_or(name, |work| Name::Digest(work.shown.clone()));
+    let name = match staging.about() {
+        Some(work) => {
+            // A registry that is gone is no reason not to go on: what is needed of it may be cached.
+            let now = tokio::time::timeout(options.deadline, source.resolve(&name)).await;
+            if let Ok(Ok(now)) = now
+                && now.digest != work.base
+            {
+                tracing::warn!(
+                    reference = options.reference, base = %work.base, now = %now.digest,
+                    "the staged changes build on what the reference pointed to before; the mount shows that"
+                );
+            }
+            Name::Digest(work.shown.clone())
+        }
+        None => name,
+    };
     let artifact = crate::artifact::open(source, &name, &options.reference, &view).await?;
     if staging.about().is_none() {
         staging.bind(&artifact.named.digest, &artifact.descriptor.digest)?;

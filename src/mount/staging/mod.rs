@@ -10,6 +10,11 @@
 //! ```
 //! A data file is as long as the file is, and its times are the file's. Of a file that was changed in part,
 //! the ranges nobody wrote are holes in it and come from the base; the journal says which they are.
+//!
+//! What survives. A kill of the process: everything that was answered, but for writes into a file of the base that
+//! was neither closed nor synced, which keep the base's bytes. A power cut: what was synced, since fsync waits for
+//! the data file first and for the journal after it, and the journal is one sequence, so that names come back as they
+//! were at one moment at or after the last sync. Bytes that were not synced may then be the old ones or zeros.
 
 mod contents;
 mod journal;
