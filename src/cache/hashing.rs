@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +105,11 @@ impl Entry {
             let entry = Arc::clone(self);
             let spawned = std::thread::Builder::new().name("hasher".into()).spawn(move || {
                 give_way();
-                entry.hash_in_order(hasher);
+                // The final check waits for the hash to come back, whatever happened to this thread.
+                let hashing = AssertUnwindSafe(|| entry.hash_in_order(hasher));
+                if std::panic::catch_unwind(hashing).is_err() {
+                    entry.hash_from_the_start(&mut entry.state().hash);
+                }
             });
             if spawned.is_err() {
                 // No thread to be had: the blob is hashed once it is all here.
@@ -113,7 +118,7 @@ impl Entry {
         }
     }
 
-    fn hash_in_order(self: Arc<Self>, mut hasher: Hasher) {
+    fn hash_in_order(&self, mut hasher: Hasher) {
         let mut buffer = Vec::new();
         loop {
             let (pieces, back) = {
