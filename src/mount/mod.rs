@@ -45,7 +45,7 @@ pub use control::{mounts, unmount};
 pub use mountpoint::is_mounted;
 pub use options::{Options, Verify};
 pub use overlay::{Change, Difference, Frozen, FrozenContent, FrozenEntry};
-pub use staging::{Work, discard, place, works};
+pub use staging::{LocalBytes, Work, discard, place, works};
 
 /// What is mounted.
 pub enum Root {

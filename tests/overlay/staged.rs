@@ -105,13 +105,8 @@ async fn frozen_it_says_where_every_byte_is() {
     fs::write(stand.path("new"), "new").unwrap();
     fs::hard_link(stand.path("new"), stand.path("same")).unwrap();
     let shown = |content: &FrozenContent| match content {
-        FrozenContent::Staged { local, from_base, base } => {
-            format!(
-                "{} of {}, {from_base:?} from base: {}",
-                "staged",
-                local.metadata().unwrap().len(),
-                base.is_some()
-            )
+        FrozenContent::Staged { local, base } => {
+            format!("staged of {}, {:?} from base: {}", local.size(), local.from_base(), base.is_some())
         }
         FrozenContent::Base(file) => format!("base, {} bytes", file.size),
         FrozenContent::HardLink(path) => format!("the same as {}", String::from_utf8_lossy(path)),
@@ -134,4 +129,11 @@ async fn frozen_it_says_where_every_byte_is() {
             "same: the same as new",
         ]
     );
+    let FrozenContent::Staged { local, .. } = &frozen.entries[0].content else { panic!("not staged") };
+    let mut edit = [0; 4096];
+    std::os::unix::fs::FileExt::read_exact_at(&local.open().unwrap(), &mut edit, 8192).unwrap();
+    assert_eq!(edit, [1; 4096]);
+    assert!(local.is_unchanged().unwrap());
+    fs::File::options().write(true).open(stand.path("big")).unwrap().set_len(5).unwrap();
+    assert!(!local.is_unchanged().unwrap());
 }

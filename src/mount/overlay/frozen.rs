@@ -1,7 +1,6 @@
 //! A frozen tree: what a commit publishes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::sync::Arc;
 
 use super::changes::join;
@@ -11,9 +10,10 @@ use super::{Overlay, unexpected};
 use crate::artifact::tree::{self, Attributes, Folder};
 use crate::error::Result;
 use crate::mount::inodes::ROOT;
+use crate::mount::staging::LocalBytes;
 
 /// The whole tree at one moment. Its names do not change any more; the bytes of a file that is open for
-/// writing may, which [`FrozenContent::Staged`] can be asked about.
+/// writing may, which [`LocalBytes::is_unchanged`] tells.
 #[derive(Clone)]
 pub struct Frozen {
     /// Every thing, folders before what is in them.
@@ -48,11 +48,9 @@ pub enum FrozenContent {
     Base(Arc<tree::File>),
     /// A file with local bytes.
     Staged {
-        /// The local bytes, at their own offsets; as long as the file.
-        local: Arc<File>,
-        /// The ranges, in order, that come from the base instead.
-        from_base: Vec<(u64, u64)>,
-        /// The file of the base they come from.
+        /// The local bytes, and which ranges are not among them.
+        local: LocalBytes,
+        /// The file of the base these come from.
         base: Option<Arc<tree::File>>,
     },
     /// A symbolic link.
@@ -107,9 +105,7 @@ fn frozen(tree: &Tree, inode: &Inode, path: Vec<u8>) -> Result<FrozenEntry> {
                 modified = shape.modified;
             }
             match (contents.frozen().map_err(disk)?, contents.base()) {
-                (Some((local, from_base)), base) => {
-                    FrozenContent::Staged { local, from_base, base: base.map(Arc::clone) }
-                }
+                (Some(local), base) => FrozenContent::Staged { local, base: base.map(Arc::clone) },
                 (None, Some(base)) => FrozenContent::Base(Arc::clone(base)),
                 (None, None) => {
                     let what = "a file that is neither in the base nor staged";

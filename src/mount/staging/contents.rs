@@ -38,6 +38,16 @@ struct Local {
     shape: Shape,
 }
 
+/// Where the bytes of a range are.
+struct Layout {
+    /// The data file.
+    file: Arc<File>,
+    /// Its length.
+    size: u64,
+    /// The range, cut at the end, in pieces that come from the base (`true`) or the data file.
+    pieces: Vec<(Range<u64>, bool)>,
+}
+
 /// What a data file says of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::mount) struct Shape {
@@ -53,6 +63,38 @@ pub(in crate::mount) struct Shape {
 pub(in crate::mount) enum Seek {
     Data,
     Hole,
+}
+
+/// The local bytes of a file as they were at one moment. Holds no descriptor, so there may be many.
+#[derive(Clone)]
+pub struct LocalBytes {
+    data: Arc<Data>,
+    inode: u64,
+    shape: Shape,
+    from_base: Vec<(u64, u64)>,
+}
+
+impl LocalBytes {
+    /// The ranges (start and end, in order) that come from the file of the base instead: here they are zeros.
+    pub fn from_base(&self) -> &[(u64, u64)] {
+        &self.from_base
+    }
+
+    /// How long the file was.
+    pub fn size(&self) -> u64 {
+        self.shape.size
+    }
+
+    /// The bytes, at their own offsets; as long as the file. [`NotFound`](crate::error::ErrorKind::NotFound) if
+    /// the file was removed meanwhile.
+    pub fn open(&self) -> Result<File> {
+        self.data.find(self.inode).doing(|| "open the staged bytes of a file")
+    }
+
+    /// Whether nobody changed them since. Asked after reading, it says whether what was read is from that moment.
+    pub fn is_unchanged(&self) -> Result<bool> {
+        Ok(shape(&self.open()?).doing(|| "look at the staged bytes of a file")? == self.shape)
+    }
 }
 
 impl Contents {
@@ -171,7 +213,8 @@ impl Contents {
 
     /// The bytes `range`, cut at the end. Waits for the network where the base's bytes are not at hand.
     pub(in crate::mount) async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        let Some((file, size, pieces)) = self.layout(range.clone()).doing(|| "open staged bytes")? else {
+        let Some(Layout { file, size, pieces }) = self.layout(range.clone()).doing(|| "open staged bytes")?
+        else {
             return match &self.base {
                 Some(base) => self.reader(base)?.read(range).await,
                 None => Ok(Bytes::new()),
@@ -195,15 +238,14 @@ impl Contents {
         Ok(bytes.freeze())
     }
 
-    /// The data file, its length, and where the bytes of `range` are.
-    #[allow(clippy::type_complexity)]
-    fn layout(&self, range: Range<u64>) -> io::Result<Option<(Arc<File>, u64, Vec<(Range<u64>, bool)>)>> {
+    /// Where the bytes of `range` are, if there is a local part.
+    fn layout(&self, range: Range<u64>) -> io::Result<Option<Layout>> {
         let local = self.local();
         let Some(local) = local.as_ref() else { return Ok(None) };
         let file = local.open()?;
         let size = file.metadata()?.len();
         let pieces = local.from_base.pieces(range.start.min(size)..range.end.min(size));
-        Ok(Some((file, size, pieces)))
+        Ok(Some(Layout { file, size, pieces }))
     }
 
     fn reader(&self, base: &Arc<tree::File>) -> Result<&Reader> {
@@ -328,13 +370,15 @@ impl Contents {
         Ok(())
     }
 
-    /// What still comes from the base, and the data file: what a commit reads.
-    #[allow(clippy::type_complexity)]
-    pub(in crate::mount) fn frozen(&self) -> io::Result<Option<(Arc<File>, Vec<(u64, u64)>)>> {
-        match &*self.local() {
-            Some(local) => Ok(Some((local.open()?, local.from_base.pairs().collect()))),
-            None => Ok(None),
-        }
+    /// The local part as it is now.
+    pub(in crate::mount) fn frozen(&self) -> io::Result<Option<LocalBytes>> {
+        let Some(shape) = self.shape()? else { return Ok(None) };
+        Ok(self.local().as_ref().map(|local| LocalBytes {
+            data: Arc::clone(&local.data),
+            inode: local.inode,
+            shape,
+            from_base: local.from_base.pairs().collect(),
+        }))
     }
 
     fn with_local(&self, work: impl FnOnce(&mut Local, &File) -> io::Result<()>) -> io::Result<()> {

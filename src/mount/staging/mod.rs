@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::tree::stable_id;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::Digest;
+pub use contents::LocalBytes;
 pub(super) use contents::{Contents, Seek, Shape};
 pub(super) use journal::Journal;
 pub(super) use record::{Made, Record, Time};
@@ -175,6 +176,11 @@ impl Data {
     fn open(&self, inode: u64, also: OFlags) -> std::io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | also;
         Ok(rustix::fs::openat(&self.0, name(inode), flags, Mode::RUSR | Mode::WUSR)?.into())
+    }
+
+    /// The data file of an inode, to be read.
+    fn find(&self, inode: u64) -> std::io::Result<File> {
+        Ok(rustix::fs::openat(&self.0, name(inode), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
     }
 
     /// An empty data file for a new inode.
