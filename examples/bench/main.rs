@@ -55,9 +55,9 @@ fn main() {
 
 /// A file nobody has read before: `curl -o` against the mount, its cache written and its digest checked.
 fn cold_reads(server: &Server, work: &Path, rounds: usize, report: &mut Report) {
-    // The first touch of free memory is dear on a virtual machine; let nobody pay for it.
     server.curl(&work.join("warm-up"));
     let _ = std::fs::remove_file(work.join("warm-up"));
+    run::touch_free_memory();
     let peers: Vec<_> = (0..rounds)
         .map(|round| {
             let native = server.curl(&work.join("curl"));

@@ -90,6 +90,19 @@ impl Drop for Nginx {
     }
 }
 
+/// Touches most of the memory that is free: on a virtual machine the first touch of a page costs many times what
+/// every later one does, and whoever happens to come first would pay for everybody.
+pub(crate) fn touch_free_memory() {
+    let about = std::fs::read_to_string("/proc/meminfo").expect("Linux tells what is free");
+    let line =
+        about.lines().find_map(|line| line.strip_prefix("MemAvailable:")).expect("it tells MemAvailable");
+    let free: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    let part = 256 << 20;
+    println!("touching {} GiB of memory …", (free * 3 / 4) >> 20);
+    let touched: Vec<_> = (0..(free << 10) / 4 * 3 / part).map(|_| vec![1_u8; part]).collect();
+    std::hint::black_box(&touched);
+}
+
 /// A folder of many small files, and some to walk through.
 pub(crate) fn small_files(count: usize) -> Artifact {
     let folder = (0..count)
