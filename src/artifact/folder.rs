@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::directory::Directory;
 use super::draft::{Child, Draft, ROOT};
 use super::members::Members;
-use super::tree::{Attributes, Content, Entries, File, FileName, Folder, Node, blob_id, stable_id};
+use super::tree::{Attributes, Content, Entries, File, FileName, Folder, Link, Node, blob_id, stable_id};
 use super::{Warnings, names};
 use crate::error::Result;
 use crate::oci::{Descriptor, Digest};
@@ -25,16 +25,30 @@ pub(super) struct Shown {
     /// Where each of `layers` is shown.
     pub(super) draft: Draft<usize>,
     pub(super) layers: Vec<Arc<Descriptor>>,
+    /// Modes other than the usual one, by layer.
+    pub(super) modes: HashMap<usize, u32>,
+    /// Symbolic links; their numbers in the draft follow those of the layers.
+    pub(super) links: Vec<Arc<Link>>,
     /// Layers that are unpacked, by the folder of the draft they are unpacked into.
     pub(super) directories: HashMap<usize, Vec<Arc<Directory>>>,
     pub(super) warnings: Arc<Warnings>,
 }
 
 impl Shown {
-    /// A layer as the file it is.
-    fn file(&self, layer: &Arc<Descriptor>) -> Node {
-        let attributes = Attributes { modified: self.modified, ..Attributes::FILE };
-        Node::File(Arc::new(whole_blob(&self.source, layer, attributes)))
+    /// What a leaf of the draft is: a layer as the file it is, or a link.
+    fn leaf(&self, number: usize) -> Option<Node> {
+        let Some(layer) = self.layers.get(number) else {
+            let link = self.links.get(number.checked_sub(self.layers.len())?)?;
+            return Some(Node::Link(Arc::clone(link)));
+        };
+        let mode = self.modes.get(&number).copied().unwrap_or(Attributes::FILE.mode);
+        let attributes = Attributes { mode, modified: self.modified, ..Attributes::FILE };
+        Some(Node::File(Arc::new(whole_blob(&self.source, layer, attributes))))
+    }
+
+    /// What is said of a folder of the draft. Said of a layer that is unpacked there, the layer says more.
+    fn said_of(&self, number: usize) -> Option<(usize, Attributes)> {
+        Some((0, self.draft.folder(number).attributes?))
     }
 
     /// Everything a folder of the draft is made of.
@@ -111,9 +125,10 @@ impl Branch {
         self.parts.iter().find_map(|part| {
             let Part::Named(number) = part else { return None };
             match self.shown.draft.folder(*number).children.get_key_value(name)? {
-                (_, Child::Leaf(layer)) => self.shown.layers.get(*layer).map(|layer| self.shown.file(layer)),
+                (_, Child::Leaf(number)) => self.shown.leaf(*number),
                 (name, Child::Folder(below)) => {
-                    let found = Found { parts: self.shown.parts(*below), ..Found::default() };
+                    let (parts, attributes) = (self.shown.parts(*below), self.shown.said_of(*below));
+                    let found = Found { leaf: None, parts, attributes };
                     Some(Node::Folder(Arc::new(self.below(name, found))))
                 }
             }
@@ -139,14 +154,13 @@ impl Branch {
             for (name, child) in &self.shown.draft.folder(*number).children {
                 match child {
                     Child::Folder(below) => {
-                        all.entry(name.clone()).or_default().parts.extend(self.shown.parts(*below));
+                        let found = all.entry(name.clone()).or_default();
+                        found.parts.extend(self.shown.parts(*below));
+                        found.attributes = found.attributes.or(self.shown.said_of(*below));
                     }
-                    Child::Leaf(layer) => {
-                        let Some(file) = self.shown.layers.get(*layer).map(|layer| self.shown.file(layer))
-                        else {
-                            continue;
-                        };
-                        self.leaf(all.entry(name.clone()).or_default(), name, *layer, file);
+                    Child::Leaf(number) => {
+                        let Some(node) = self.shown.leaf(*number) else { continue };
+                        self.leaf(all.entry(name.clone()).or_default(), name, *number, node);
                     }
                 }
             }
@@ -158,7 +172,7 @@ impl Branch {
                     Child::Folder(below) => {
                         found.parts.push(Part::Packed(Arc::clone(directory), *below));
                         if let Some(attributes) = members.draft.folder(*below).attributes
-                            && found.attributes.is_none_or(|(position, _)| position < directory.position)
+                            && found.attributes.is_none_or(|(position, _)| position <= directory.position)
                         {
                             found.attributes = Some((directory.position, attributes));
                         }

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::attributes::{self, AttributesEntry, AttributesLayer};
 use super::directory::{Directory, shown};
-use super::draft::{Clash, Draft};
+use super::draft::{Clash, Draft, Found};
 use super::folder::{Branch, Shown};
-use super::tree::{FileName, Folder};
+use super::tree::{Attributes, FileName, Folder, Link, stable_id};
 use super::{Unnamed, View, Warnings, names};
 use crate::oci::{Descriptor, Digest, ImageManifest};
 use crate::store::Source;
@@ -67,16 +68,82 @@ pub(super) fn folder(
             warn_of(&clash, &placed, &layers, warnings);
         }
     }
+    let said = image.layers.iter().filter(|layer| attributes::is_attributes(layer));
+    let mut saying =
+        Saying { draft, layers: layers.len(), modes: HashMap::new(), links: Vec::new(), modified };
+    for layer in said {
+        match AttributesLayer::of(layer) {
+            Some(said) => said.entries.iter().for_each(|entry| saying.say(entry, descriptor, warnings)),
+            None => {
+                warnings.add("R12", layer.digest.as_str(), "what it says of modes and links cannot be read")
+            }
+        }
+    }
+    let Saying { draft, modes, links, .. } = saying;
     let shown = Shown {
         source: Arc::clone(source),
         digest: descriptor.digest.clone(),
         modified,
         draft,
         layers,
+        modes,
+        links,
         directories,
         warnings: Arc::clone(warnings),
     };
     Arc::new(Branch::root(Arc::new(shown)))
+}
+
+/// Modes, links and folders that a layer of attributes tells of, put among what has titles.
+struct Saying {
+    draft: Draft<usize>,
+    layers: usize,
+    modes: HashMap<usize, u32>,
+    links: Vec<Arc<Link>>,
+    modified: (i64, u32),
+}
+
+impl Saying {
+    fn say(&mut self, entry: &AttributesEntry, manifest: &Descriptor, warnings: &Warnings) {
+        let Some(path) = path_of_title(&entry.path, warnings) else { return };
+        if let Some(target) = &entry.link {
+            self.link(&path, target.as_bytes(), manifest, warnings);
+        } else if entry.folder {
+            let folder = self.draft.make(&path, &mut Vec::new());
+            let mode = entry.mode.unwrap_or(Attributes::FOLDER.mode) & 0o777 | 0o500;
+            self.draft.describe(folder, Attributes { mode, modified: self.modified, owner: None });
+        } else if let (Some(Found::Leaf(number)), Some(mode)) = (self.draft.find(&path), entry.mode) {
+            self.modes.insert(*number, mode & 0o777 | 0o400);
+        }
+    }
+
+    fn link(&mut self, path: &[FileName], target: &[u8], manifest: &Descriptor, warnings: &Warnings) {
+        if path.is_empty() || !stays_inside(path.len() - 1, target) {
+            let target = String::from_utf8_lossy(target);
+            warnings.add("R9", shown(path), format!("a link to {target:?}, outside the artifact; not shown"));
+            return;
+        }
+        if self.draft.find(path).is_some() {
+            warnings.add("R11", shown(path), "a file and a link have this name; the file is shown");
+            return;
+        }
+        let id = stable_id(&[b"link", manifest.digest.as_str().as_bytes(), &path.join(&b'/')]);
+        let attributes = Attributes { mode: 0o777, modified: self.modified, owner: None };
+        self.links.push(Arc::new(Link { attributes, id, target: target.to_vec() }));
+        self.draft.put(path, self.layers + self.links.len() - 1, &mut Vec::new());
+    }
+}
+
+/// Whether a link in a folder so deep leads nowhere outside, whatever lies on its way: it climbs at its beginning
+/// only, and no further than the root.
+pub(crate) fn stays_inside(depth: usize, target: &[u8]) -> bool {
+    if target.is_empty() || target.starts_with(b"/") || target.contains(&0) {
+        return false;
+    }
+    let parts: Vec<&[u8]> =
+        target.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
+    let climbs = parts.iter().take_while(|part| **part == b"..").count();
+    climbs <= depth && !parts.iter().skip(climbs).any(|part| *part == b"..")
 }
 
 /// When the artifact was made, if it says so; never "now", so that it is the same every time.
@@ -94,7 +161,9 @@ fn place(image: &ImageManifest, view: &View, warnings: &Warnings) -> Vec<Placed>
     // A config is a file only when somebody named it.
     let named_config = image.config.iter().filter(|config| config.annotation(TITLE).is_some());
     let layers: Vec<&Descriptor> = named_config
-        .chain(image.layers.iter().filter(|layer| !is_placeholder(layer)))
+        .chain(
+            image.layers.iter().filter(|layer| !is_placeholder(layer) && !attributes::is_attributes(layer)),
+        )
         .filter(|layer| {
             let fits = i64::try_from(layer.size).is_ok();
             if !fits {
@@ -135,7 +204,7 @@ fn place(image: &ImageManifest, view: &View, warnings: &Warnings) -> Vec<Placed>
 }
 
 /// The placeholder for "no layers" (formats.md R14); what has a name is a file, whatever is in it.
-fn is_placeholder(layer: &Descriptor) -> bool {
+pub(crate) fn is_placeholder(layer: &Descriptor) -> bool {
     layer.annotation(TITLE).is_none()
         && (layer.is_empty_json() || layer.digest.as_str() == Digest::EMPTY_JSON)
 }

@@ -5,6 +5,7 @@
 //! name are the project's rule book for showing artifacts as files.
 
 pub mod archive;
+pub mod attributes;
 mod directory;
 mod draft;
 mod folder;
@@ -26,6 +27,7 @@ use crate::error::Result;
 use crate::oci::{Descriptor, Manifest, Name, Platform};
 use crate::store::{Source, SourceExt as _};
 
+pub(crate) use from_manifest::{is_placeholder, stays_inside};
 pub use reader::Reader;
 pub use tree::{File, Folder, Node};
 pub use warnings::Warnings;

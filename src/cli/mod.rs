@@ -6,7 +6,9 @@
 mod attach;
 mod cache;
 mod cat;
+mod commit;
 mod completion;
+mod diff;
 mod display;
 pub(crate) mod failure;
 mod find;
@@ -19,6 +21,7 @@ mod options;
 mod progress;
 mod pull;
 mod push;
+mod recover;
 mod repo;
 mod resolve;
 mod status;
@@ -49,6 +52,10 @@ pub(crate) enum Command {
     Mount(Box<mount::Mount>),
     Unmount(unmount::Unmount),
     Status(status::Status),
+    Diff(diff::Diff),
+    Commit(Box<commit::Commit>),
+    Recover(recover::Recover),
+    Discard(recover::Discard),
     Ls(ls::Ls),
     Cat(cat::Cat),
     Pull(pull::Pull),
@@ -68,6 +75,7 @@ pub(crate) enum Command {
 /// How the help groups the verbs. A test holds that each visible one is in exactly one group.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Mount", &["mount", "unmount", "status"]),
+    ("Change", &["diff", "commit", "recover", "discard"]),
     ("Look and fetch", &["ls", "cat", "pull", "resolve"]),
     ("Publish", &["push", "attach", "tag"]),
     ("Registries", &["repo", "login", "logout"]),
@@ -84,6 +92,10 @@ impl Command {
             Self::Mount(verb) => verb.run().await,
             Self::Unmount(verb) => verb.run().await,
             Self::Status(verb) => verb.run().await,
+            Self::Diff(verb) => verb.run().await,
+            Self::Commit(verb) => verb.run().await,
+            Self::Recover(verb) => verb.run(),
+            Self::Discard(verb) => verb.run(),
             Self::Ls(verb) => verb.run().await,
             Self::Cat(verb) => verb.run().await,
             Self::Pull(verb) => verb.run().await,
@@ -106,6 +118,10 @@ impl Command {
             Self::Mount(verb) => Some(&verb.debug),
             Self::Unmount(verb) => Some(&verb.debug),
             Self::Status(verb) => Some(&verb.debug),
+            Self::Diff(verb) => Some(&verb.debug),
+            Self::Commit(verb) => Some(&verb.debug),
+            Self::Recover(verb) => Some(&verb.debug),
+            Self::Discard(verb) => Some(&verb.debug),
             Self::Ls(verb) => Some(&verb.debug),
             Self::Cat(verb) => Some(&verb.debug),
             Self::Pull(verb) => Some(&verb.debug),

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use artifs::artifact::View;
 use artifs::location::{CacheUse, Location, Opened};
-use artifs::mount::{self, Options, Root, Verify};
+use artifs::mount::{self, CommitOptions, Ended, Options, Root, Verify};
 use artifs::oci::Name;
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::commit;
 use super::failure::{Failure, Result};
 use super::options::{CacheOptions, Debug, PlatformOption, Target};
 
@@ -127,12 +128,18 @@ impl Mount {
                 return Err(error.into());
             }
         };
+        if self.writable {
+            more_files();
+            if !self.cache.offline {
+                mount.publish_to(self.target.open_target(&self.target.place(&self.reference)?, false)?);
+            }
+        }
         if let Some(log) = &log {
             writeln!(io::stdout(), "Mounted {} at {}", self.reference, self.mountpoint.display())?;
             io::stdout().flush()?;
             log.take_over()?;
         }
-        let ended = until_unmounted(&mount).await;
+        let ended = until_unmounted(&mount, &self.mountpoint).await;
         if let Some(log) = log {
             log.remove_if_empty();
         }
@@ -240,20 +247,39 @@ impl Mount {
     }
 }
 
-/// Serves until the mount is gone. A signal asks for that; while it is in use, it stays.
-async fn until_unmounted(mount: &mount::Mount) -> Result<()> {
+/// Lets a commit have as many files open as the system allows: it opens each that changed.
+fn more_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    // What is refused leaves it as it was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
+}
+
+/// Serves until the mount is gone, and what was changed is published. A signal asks for that; while it is in use, it
+/// stays, and what was changed so far is published.
+async fn until_unmounted(mount: &mount::Mount, mountpoint: &Path) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let ended = mount.ended();
+    tokio::pin!(ended);
     loop {
         tokio::select! {
-            () = mount.ended() => return Ok(()),
+            became = &mut ended => return match became {
+                Ended::Staged { .. } => commit::ended(&became, mountpoint),
+                _ => Ok(()),
+            },
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hang_up.recv() => {}
         }
         if let Err(error) = mount.stop().await {
             writeln!(io::stderr(), "Error: {error}")?;
+            if !mount.changes().is_empty()
+                && let Err(error) = mount.commit(&CommitOptions::from_environment(), &()).await
+            {
+                writeln!(io::stderr(), "Error: not published, and still staged: {error}")?;
+            }
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use artifs::mount::{Status as Mounted, mounts};
+use artifs::mount::{Status as Mounted, diff, mounts};
 use clap::Args;
 use serde_json::json;
 
-use super::display;
 use super::failure::{Failure, Result};
 use super::options::{Debug, Format};
+use super::{commit, display, recover};
 
 /// Show what is mounted, what was fetched for it, and what is failing
 #[derive(Args)]
@@ -45,7 +45,21 @@ impl Status {
         if !shape.is_text() {
             return shape.print(&json!({ "mounts": found }));
         }
-        found.iter().try_for_each(show)
+        for mounted in &found {
+            show(mounted)?;
+            if mounted.staged.is_some_and(|staged| staged.changes > 0) {
+                let changes = diff(&mounted.mountpoint).await?;
+                let mut out = io::stdout().lock();
+                writeln!(out, "  changes to be published (by: artifs commit, or artifs unmount)")?;
+                commit::list(&mut out, &changes)?;
+            }
+        }
+        if self.mountpoint.is_none() {
+            for work in recover::orphans()? {
+                recover::show(&mut io::stdout().lock(), &work)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -67,6 +81,10 @@ fn show(mounted: &Mounted) -> Result<()> {
     if let Some(cache) = &mounted.cache {
         let (fetched, served) = (display::size(cache.fetched), display::size(cache.served));
         writeln!(out, "  network  {fetched} fetched in {} requests, {served} served", cache.requests)?;
+    }
+    if let Some(staged) = &mounted.staged {
+        let (changes, bytes) = (staged.changes, display::size(staged.bytes));
+        writeln!(out, "  staged   {changes} changes, {bytes}")?;
     }
     let failures = mounted.failures + mounted.cache.as_ref().map_or(0, |cache| cache.failures);
     let last = mounted

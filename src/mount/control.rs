@@ -1,39 +1,119 @@
-//! The one other door into a running mount: a unix socket that answers `status` and `stop`.
+//! The one other door into a running mount: a unix socket that answers `status`, `diff`, `commit` and `stop`.
 //!
-//! One line of JSON each way. The sockets lie in `$XDG_RUNTIME_DIR/artifs`, for root in `/run/artifs`, and for
+//! One line of JSON asks; lines that tell what is being published come before the one that answers. The sockets lie in `$XDG_RUNTIME_DIR/artifs`, for root in `/run/artifs`, and for
 //! users without a session in a folder of theirs under the temporary folder; whoever cannot enter the folder cannot ask.
 
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Running, Status, mountpoint};
+use super::commit::{CommitOptions, Committed};
+use super::overlay::Change;
+use super::{Ended, Running, Status, mountpoint};
 use crate::error::{Context as _, Error, ErrorKind, Result};
+use crate::oci::Descriptor;
+use crate::ops::Progress;
 
 /// How long a mount may take to answer before it counts as stuck; it answers from memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The longest line either side reads.
-const LONGEST: u64 = 64 << 10;
+/// The longest question.
+const LONGEST: u64 = 1 << 20;
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+/// The longest answer: a list of changes has a line for each.
+const LONGEST_ANSWER: u64 = 1 << 30;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Ask {
     Status,
-    Stop,
+    Diff,
+    Commit(Box<CommitOptions>),
+    Stop { discard: bool },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Answer {
     Status(Box<Status>),
-    Stopped,
+    Changes(Vec<Change>),
+    Event(Box<Event>),
+    Committed(Box<Committed>),
+    /// What became of the changes.
+    Stopped(Ended),
     Refused(String),
+    /// Refused, because somebody else was there before, or is there now.
+    Conflict(String),
+}
+
+/// A step of what is being published.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Event {
+    step: Step,
+    what: Descriptor,
+    /// Its name, or nothing.
+    name: String,
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Step {
+    Started,
+    Advanced,
+    Finished,
+    Mounted,
+    Skipped,
+}
+
+impl Event {
+    fn tell(&self, progress: &dyn Progress) {
+        match self.step {
+            Step::Started => progress.started(&self.what, &self.name),
+            Step::Advanced => progress.advanced(&self.what, self.bytes),
+            Step::Finished => progress.finished(&self.what, &self.name),
+            Step::Mounted => progress.mounted(&self.what, &self.name),
+            Step::Skipped => progress.skipped(&self.what, &self.name),
+        }
+    }
+}
+
+/// Tells everybody who watches.
+impl Progress for Running {
+    fn started(&self, what: &Descriptor, name: &str) {
+        self.tell(Step::Started, what, name, 0);
+    }
+
+    fn advanced(&self, what: &Descriptor, bytes: u64) {
+        self.tell(Step::Advanced, what, "", bytes);
+    }
+
+    fn finished(&self, what: &Descriptor, name: &str) {
+        self.tell(Step::Finished, what, name, 0);
+    }
+
+    fn mounted(&self, what: &Descriptor, name: &str) {
+        self.tell(Step::Mounted, what, name, 0);
+    }
+
+    fn skipped(&self, what: &Descriptor, name: &str) {
+        self.tell(Step::Skipped, what, name, 0);
+    }
+}
+
+impl Running {
+    fn tell(&self, step: Step, what: &Descriptor, name: &str, bytes: u64) {
+        let what = Descriptor::new(&what.media_type, what.digest.clone(), what.size);
+        let event = Event { step, what, name: name.to_owned(), bytes };
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
+    }
 }
 
 /// Where the sockets of this user's mounts are.
@@ -83,7 +163,7 @@ async fn listen(listener: UnixListener, running: Arc<Running>, path: PathBuf) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = running.ended() => break,
+            _ = running.ending.outcome() => break,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -107,17 +187,55 @@ async fn serve(mut stream: UnixStream, running: &Running) -> std::io::Result<()>
     let (reading, mut writing) = stream.split();
     let mut line = String::new();
     BufReader::new(reading.take(LONGEST)).read_line(&mut line).await?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(Ask::Status) => Answer::Status(Box::new(running.status())),
-        Ok(Ask::Stop) => match running.unmount().await {
-            Ok(()) => Answer::Stopped,
-            Err(error) => Answer::Refused(error.to_string()),
-        },
-        Err(error) => Answer::Refused(format!("not something a mount can be asked: {error}")),
+    let _answering = running.ending.answering().await;
+    let (watcher, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let answering = answer(&line, running, watcher);
+    tokio::pin!(answering);
+    let answer = loop {
+        tokio::select! {
+            biased;
+            Some(event) = events.recv() => send(&mut writing, &Answer::Event(Box::new(event))).await?,
+            answer = &mut answering => break answer,
+        }
     };
-    let mut answer = serde_json::to_vec(&answer)?;
-    answer.push(b'\n');
-    writing.write_all(&answer).await
+    while let Ok(event) = events.try_recv() {
+        send(&mut writing, &Answer::Event(Box::new(event))).await?;
+    }
+    send(&mut writing, &answer).await
+}
+
+async fn send(writing: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    writing.write_all(&line).await
+}
+
+async fn answer(line: &str, running: &Running, watcher: UnboundedSender<Event>) -> Answer {
+    let watch = || running.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(watcher);
+    match serde_json::from_str(line) {
+        Ok(Ask::Status) => Answer::Status(Box::new(running.status())),
+        Ok(Ask::Diff) => Answer::Changes(running.changes()),
+        Ok(Ask::Commit(options)) => {
+            watch();
+            match running.commit(&options, running).await {
+                Ok(committed) => Answer::Committed(Box::new(committed)),
+                Err(error) if error.kind() == ErrorKind::Conflict => Answer::Conflict(error.to_string()),
+                Err(error) => Answer::Refused(error.to_string()),
+            }
+        }
+        Ok(Ask::Stop { discard }) => {
+            watch();
+            running.ending.discard(discard);
+            match running.unmount().await {
+                Ok(()) => Answer::Stopped(running.ending.outcome().await),
+                Err(error) => {
+                    running.ending.discard(false);
+                    Answer::Conflict(error.to_string())
+                }
+            }
+        }
+        Err(error) => Answer::Refused(format!("not something a mount can be asked: {error}")),
+    }
 }
 
 /// Asks at one socket. `None` if nobody listens there any more; then the socket is removed.
@@ -136,7 +254,7 @@ async fn ask(socket: &Path, ask: Ask) -> Result<Option<Answer>> {
         question.push(b'\n');
         stream.write_all(&question).await?;
         let mut line = String::new();
-        BufReader::new(stream.take(LONGEST)).read_line(&mut line).await?;
+        BufReader::new(stream.take(LONGEST_ANSWER)).read_line(&mut line).await?;
         // It ended while it was being asked.
         if line.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&line)?)) }
     };
@@ -170,26 +288,107 @@ pub async fn mounts() -> Vec<Status> {
     answering().await.into_iter().map(|(_, status)| status).collect()
 }
 
+/// Asks what may take as long as it takes, and shows `progress` what happens meanwhile. `None` if nobody answers.
+async fn watch(socket: &Path, ask: &Ask, progress: &dyn Progress) -> Result<Option<Answer>> {
+    let asking = async {
+        let mut stream = match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            stream => stream?,
+        };
+        let mut question = serde_json::to_vec(ask)?;
+        question.push(b'\n');
+        stream.write_all(&question).await?;
+        let mut lines = BufReader::new(stream.take(LONGEST_ANSWER)).lines();
+        while let Some(line) = lines.next_line().await? {
+            match serde_json::from_str(&line)? {
+                Answer::Event(event) => event.tell(progress),
+                answer => return Ok(Some(answer)),
+            }
+        }
+        Ok(None)
+    };
+    let answered: std::io::Result<_> = asking.await;
+    answered.doing(|| format!("ask the mount at {}", socket.display()))
+}
+
+/// The socket of the mount at `path`.
+async fn at(path: &Path) -> Result<PathBuf> {
+    let path = whole(path)?;
+    let found = answering().await.into_iter().find(|(_, status)| status.mountpoint == path);
+    found.map(|(socket, _)| socket).ok_or_else(|| nothing_at(&path))
+}
+
+/// A dead mount cannot be entered, but its folder has a path.
+fn whole(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).doing(|| format!("{}", path.display()))
+}
+
+fn nothing_at(path: &Path) -> Error {
+    Error::new(ErrorKind::NotFound, format!("nothing is mounted by artifs at {}", path.display()))
+}
+
+fn strange(answer: Option<Answer>, path: &Path) -> Error {
+    match answer {
+        Some(Answer::Refused(why)) => Error::new(ErrorKind::Unsupported, why),
+        Some(Answer::Conflict(why)) => Error::new(ErrorKind::Conflict, why),
+        Some(_) => {
+            Error::new(ErrorKind::Invalid, "the mount answered something else; is it another version?")
+        }
+        None => Error::new(
+            ErrorKind::Unavailable,
+            format!("the mount at {} ended before it answered; what was staged is kept", path.display()),
+        ),
+    }
+}
+
+/// What differs in the mount at `path` from what was published last.
+pub async fn diff(path: &Path) -> Result<Vec<Change>> {
+    match watch(&at(path).await?, &Ask::Diff, &()).await? {
+        Some(Answer::Changes(changes)) => Ok(changes),
+        other => Err(strange(other, path)),
+    }
+}
+
+/// Publishes what changed in the mount at `path`.
+///
+/// [`Conflict`](ErrorKind::Conflict) if somebody else moved the tag: nothing is published under it then.
+pub async fn commit(path: &Path, options: &CommitOptions, progress: &dyn Progress) -> Result<Committed> {
+    match watch(&at(path).await?, &Ask::Commit(Box::new(options.clone())), progress).await? {
+        Some(Answer::Committed(committed)) => Ok(*committed),
+        other => Err(strange(other, path)),
+    }
+}
+
 /// Ends the mount at `path` and waits until it is gone, program and all.
 ///
 /// [`Conflict`](ErrorKind::Conflict) while it is in use (unless `lazy`), [`NotFound`](ErrorKind::NotFound) if
 /// nothing of ours is mounted there.
 pub async fn unmount(path: &Path, lazy: bool) -> Result<()> {
-    // A dead mount cannot be entered, but its folder has a path.
-    let path =
-        path.canonicalize().or_else(|_| std::path::absolute(path)).doing(|| format!("{}", path.display()))?;
+    unmount_watched(path, lazy, false, &()).await.map(drop)
+}
+
+/// The same, showing what is published meanwhile and what became of the changes: `None` of a mount that had nobody
+/// to tell. `discard` throws them away.
+pub async fn unmount_watched(
+    path: &Path,
+    lazy: bool,
+    discard: bool,
+    progress: &dyn Progress,
+) -> Result<Option<Ended>> {
+    let path = whole(path)?;
     if !mountpoint::is_mounted(&path) {
-        let message = format!("nothing is mounted by artifs at {}", path.display());
-        return Err(Error::new(ErrorKind::NotFound, message));
+        return Err(nothing_at(&path));
     }
     let socket =
         answering().await.into_iter().find(|(_, status)| status.mountpoint == path).map(|(socket, _)| socket);
+    let mut ended = None;
     match &socket {
-        Some(socket) if !lazy => match ask(socket, Ask::Stop).await? {
-            Some(Answer::Refused(why)) => return Err(Error::new(ErrorKind::Conflict, why)),
-            Some(_) => {}
+        Some(socket) if !lazy => match watch(socket, &Ask::Stop { discard }, progress).await? {
+            Some(Answer::Stopped(became)) => ended = Some(became),
             None if !mountpoint::is_mounted(&path) => {}
             None => mountpoint::take_away(&path, lazy)?,
+            other => return Err(strange(other, &path)),
         },
         _ => mountpoint::take_away(&path, lazy)?,
     }
@@ -200,5 +399,5 @@ pub async fn unmount(path: &Path, lazy: bool) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    Ok(())
+    Ok(ended)
 }

@@ -4,12 +4,15 @@
 //! - `fs`: the filesystem itself · `names`: lookup, attributes, listings · `contents`: open and read
 //! - `inodes`, `handles`: what the kernel remembers, and what it has open
 //! - `overlay`: a tree that can be changed, over one that cannot · `staging`: where the changes are kept
+//! - `commit`: what changed becomes a new manifest · `ending`: what becomes of it when the mount ends
 //! - `catalog`: tags and repositories as folders · `follow`: what a name is pinned to
 //! - `options`, `mountpoint`, `control`: everything around it
 
 mod catalog;
+mod commit;
 mod contents;
 mod control;
+mod ending;
 mod errno;
 mod follow;
 mod fs;
@@ -24,8 +27,8 @@ mod prefetch;
 mod staging;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,14 +37,20 @@ use crate::artifact::tree::Folder;
 use crate::cache::{self, Cache};
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::Name;
-use crate::store::{Catalog, Source};
+use crate::ops::Progress;
+use crate::store::{Catalog, Source, Target};
+use commit::Publisher;
+use control::Event;
+use ending::Ending;
 use follow::{Named, Slots};
 use fs::{Counts, Filesystem, Top};
 use fuse::Served;
 use overlay::{Ground, Overlay};
 use staging::Staging;
 
-pub use control::{mounts, unmount};
+pub use commit::{CommitOptions, Committed, MESSAGE, PARENT};
+pub use control::{commit, diff, mounts, unmount, unmount_watched};
+pub use ending::Ended;
 pub use mountpoint::is_mounted;
 pub use options::{Options, Verify};
 pub use overlay::{Change, Difference, Frozen, FrozenContent, FrozenEntry};
@@ -105,10 +114,22 @@ pub struct Status {
     pub failures: u64,
     /// The last of them.
     pub last_failure: Option<String>,
+    /// What is staged, where something can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Staged>,
     /// What the process fetched and served through its cache, if it has one.
     pub cache: Option<cache::Stats>,
     /// Where the process writes what it has to say.
     pub log: Option<PathBuf>,
+}
+
+/// What waits in a mount to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// How many things differ from what was published last.
+    pub changes: u64,
+    /// How much of the local disk changed files take.
+    pub bytes: u64,
 }
 
 /// A running mount. Dropped without [`stop`](Self::stop), it is detached.
@@ -126,6 +147,10 @@ struct Running {
     log: Option<PathBuf>,
     cache: Option<Cache>,
     ended: fuse::Ended,
+    publisher: Option<Publisher>,
+    ending: Ending,
+    /// Who wants to see what is published.
+    watchers: Mutex<Vec<tokio::sync::mpsc::UnboundedSender<Event>>>,
 }
 
 impl Mount {
@@ -141,8 +166,13 @@ impl Mount {
             words.uid.unwrap_or_else(|| rustix::process::getuid().as_raw()),
             words.gid.unwrap_or_else(|| rustix::process::getgid().as_raw()),
         );
+        let mut publisher = None;
         let served = match options.staging.clone() {
-            Some(place) => Served::Writing(Arc::new(writable(root, &options, &place, owner).await?)),
+            Some(place) => {
+                let (overlay, publishes) = writable(root, &options, &place, owner).await?;
+                publisher = Some(publishes);
+                Served::Writing(Arc::new(overlay))
+            }
             None => Served::Reading(Arc::new(Filesystem {
                 top: top(root, &options.reference, &slots).await?,
                 inodes: inodes::Inodes::default(),
@@ -163,7 +193,11 @@ impl Mount {
             log: options.log.clone(),
             cache,
             ended,
+            publisher,
+            ending: Ending::default(),
+            watchers: Mutex::default(),
         });
+        tokio::spawn(ending::wait(Arc::clone(&running)));
         let mut mount = Self { running, tasks: Vec::new(), door: None };
         mount.answer_first().await?;
         if options.follow.is_some() {
@@ -194,12 +228,22 @@ impl Mount {
         self.running.status()
     }
 
-    /// What differs from the artifact that was mounted. Empty where nothing can be changed.
+    /// What differs from what was published last: at first the artifact that was mounted. Empty where nothing can
+    /// be changed.
     pub fn changes(&self) -> Vec<Change> {
-        match &self.running.served {
-            Served::Reading(_) => Vec::new(),
-            Served::Writing(overlay) => overlay.changes(),
+        self.running.changes()
+    }
+
+    /// Says where changes are published. Without, they are staged only.
+    pub fn publish_to(&self, target: Arc<dyn Target>) {
+        if let Some(publisher) = &self.running.publisher {
+            publisher.publish_to(target);
         }
+    }
+
+    /// Publishes what changed, and goes on.
+    pub async fn commit(&self, options: &CommitOptions, progress: &dyn Progress) -> Result<Committed> {
+        self.running.commit(options, progress).await
     }
 
     /// The changed tree as it is now. `None` where nothing can be changed.
@@ -211,16 +255,18 @@ impl Mount {
     }
 
     /// Unmounts. [`Conflict`](ErrorKind::Conflict) while something in it is in use: then it stays mounted, and
-    /// this may be called again.
+    /// this may be called again. What became of changes says [`ended`](Self::ended).
     pub async fn stop(&self) -> Result<()> {
         self.running.unmount().await?;
-        self.ended().await;
+        self.running.kernel_ended().await;
         Ok(())
     }
 
-    /// Waits until it was unmounted, by whomever.
-    pub async fn ended(&self) {
-        self.running.ended().await;
+    /// Waits until it was unmounted, by whomever, and what was changed is published or is known to stay staged.
+    pub async fn ended(&self) -> Ended {
+        let ended = self.running.ending.outcome().await;
+        self.running.ending.answered().await;
+        ended
     }
 }
 
@@ -257,6 +303,7 @@ impl Running {
             listings: of(&counts.listings),
             failures: of(&counts.failures),
             last_failure: counts.last_failure(),
+            staged: self.staged(),
             cache: self.cache.as_ref().map(Cache::stats),
             log: self.log.clone(),
         }
@@ -284,12 +331,40 @@ impl Running {
             .unwrap_or_else(|error| Err(Error::with_source(ErrorKind::Io, "unmount", error)))
     }
 
-    async fn ended(&self) {
+    /// Waits until the kernel asks no more.
+    async fn kernel_ended(&self) {
         // An error means that whoever would tell is gone, and the session with it.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
-        if let Served::Writing(overlay) = &self.served {
-            overlay.close();
+    }
+
+    fn staged(&self) -> Option<Staged> {
+        let Served::Writing(overlay) = &self.served else { return None };
+        Some(Staged { changes: self.changes().len() as u64, bytes: overlay.staging().bytes() })
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        match (&self.served, &self.publisher) {
+            (Served::Reading(_), _) => Vec::new(),
+            (Served::Writing(overlay), None) => overlay.changes(),
+            (Served::Writing(overlay), Some(publisher)) => publisher.changes(overlay),
         }
+    }
+
+    async fn commit(&self, options: &CommitOptions, progress: &dyn Progress) -> Result<Committed> {
+        let (Served::Writing(overlay), Some(publisher)) = (&self.served, &self.publisher) else {
+            let why = format!("{} is mounted read-only; mount it with --rw to change it", self.reference);
+            return Err(Error::new(ErrorKind::Unsupported, why));
+        };
+        // What the kernel holds back of files that are open is handed over first.
+        let mountpoint = self.mountpoint.clone();
+        if !self.has_ended() {
+            let flushed = tokio::task::spawn_blocking(move || {
+                std::fs::File::open(mountpoint).map(|root| rustix::fs::syncfs(root))
+            });
+            // Best effort: what was closed or synced is here already.
+            let _ = flushed.await;
+        }
+        publisher.commit(overlay, options, progress).await
     }
 }
 
@@ -319,7 +394,12 @@ async fn top(root: Root, reference: &str, slots: &Arc<Slots>) -> Result<Top> {
 
 /// The tree that can be changed: what the reference points to, or, if work is staged for it, what that work
 /// builds on.
-async fn writable(root: Root, options: &Options, place: &Path, owner: (u32, u32)) -> Result<Overlay> {
+async fn writable(
+    root: Root,
+    options: &Options,
+    place: &Path,
+    owner: (u32, u32),
+) -> Result<(Overlay, Publisher)> {
     let Root::Artifact { source, name, view } = root else {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -327,7 +407,7 @@ async fn writable(root: Root, options: &Options, place: &Path, owner: (u32, u32)
         ));
     };
     let (staging, records) = Staging::open(place, &options.reference)?;
-    let name = match staging.about() {
+    let opened = match staging.about() {
         Some(work) => {
             // A registry that is gone is no reason not to go on: what is needed of it may be cached.
             let now = tokio::time::timeout(options.deadline, source.resolve(&name)).await;
@@ -341,12 +421,14 @@ async fn writable(root: Root, options: &Options, place: &Path, owner: (u32, u32)
             }
             Name::Digest(work.shown.clone())
         }
-        None => name,
+        None => name.clone(),
     };
-    let artifact = crate::artifact::open(source, &name, &options.reference, &view).await?;
+    let artifact = crate::artifact::open(source, &opened, &options.reference, &view).await?;
     if staging.about().is_none() {
+        staging.note(&staging::Publication::default())?;
         staging.bind(&artifact.named.digest, &artifact.descriptor.digest)?;
     }
+    let publisher = Publisher::new(&artifact, name, staging.publication()?).await?;
     let ground = Ground {
         staging,
         records,
@@ -355,7 +437,7 @@ async fn writable(root: Root, options: &Options, place: &Path, owner: (u32, u32)
         verify: options.verify,
         passthrough: options.passthrough,
     };
-    Overlay::open(artifact.root, ground).await
+    Ok((Overlay::open(artifact.root, ground).await?, publisher))
 }
 
 /// The mount itself, off the runtime's threads: the kernel's handshake blocks.

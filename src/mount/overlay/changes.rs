@@ -8,7 +8,7 @@ use super::tree::Tree;
 use crate::mount::inodes::ROOT;
 
 /// One thing that differs from the base.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Change {
     /// Where it is now; where it was, if it is gone. From the root, without a `/` in front.
     pub path: String,
@@ -17,7 +17,7 @@ pub struct Change {
 }
 
 /// How a thing differs from the base.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Difference {
     /// It is not in the base.

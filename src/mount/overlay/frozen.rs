@@ -18,6 +18,8 @@ use crate::mount::staging::LocalBytes;
 pub struct Frozen {
     /// Every thing, folders before what is in them.
     pub entries: Vec<FrozenEntry>,
+    /// When the root folder was changed last.
+    pub modified: (i64, u32),
 }
 
 /// One thing in a frozen tree.
@@ -86,7 +88,8 @@ impl Overlay {
                 entries.push(entry);
             }
         }
-        Ok(Frozen { entries })
+        let modified = tree.inode(ROOT).map_or((0, 0), |root| root.modified);
+        Ok(Frozen { entries, modified })
     }
 }
 

@@ -6,6 +6,7 @@
 //!     about.json               version, reference, and the digests the edits build on
 //!     journal                  what changed, see `journal`
 //!     data/<inode in hex>      the bytes of one changed file, at their own offsets; sparse
+//!     publication.json         what became of it, if it was published while mounted, see `publication`
 //!     lock                     locked by the mount that uses the folder
 //! ```
 //! A data file is as long as the file is, and its times are the file's. Of a file that was changed in part,
@@ -18,6 +19,7 @@
 
 mod contents;
 mod journal;
+mod publication;
 mod ranges;
 mod record;
 
@@ -36,6 +38,7 @@ use crate::oci::Digest;
 pub use contents::LocalBytes;
 pub(super) use contents::{Contents, Seek, Shape};
 pub(super) use journal::Journal;
+pub(super) use publication::Publication;
 pub(super) use record::{Made, Record, Time};
 
 /// The version of everything in a staging folder.

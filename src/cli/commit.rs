@@ -1,0 +1,171 @@
+//! `artifs commit`: what changed in a mount becomes a new manifest.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use artifs::ErrorKind;
+use artifs::mount::{self, Change, CommitOptions, Committed, Difference, Ended, mounts};
+use clap::Args;
+
+use super::display::printable;
+use super::failure::{Failure, Result};
+use super::options::{Debug, Terminal};
+use super::progress;
+
+/// Publish what changed in a mount as a new manifest
+#[derive(Args)]
+#[command(override_usage = "artifs commit [flags] [<folder>]")]
+#[command(after_help = "\
+Example - Publish what changed in the mount this folder is in, under the tag that was mounted:
+  artifs commit -m 'new weights'
+
+Example - Show what would be published:
+  artifs commit --dry-run /mnt
+
+Example - Publish under another tag, and leave the mounted one where it is:
+  artifs commit --tag v2 /mnt")]
+pub(crate) struct Commit {
+    /// where it is mounted; the mount the current folder is in if nothing is said
+    #[arg(value_name = "folder")]
+    mountpoint: Option<PathBuf>,
+    /// why, kept in the manifest's annotation land.artifs.message
+    #[arg(short, long)]
+    message: Option<String>,
+    /// publish under this tag instead of the mounted one, may be repeated
+    #[arg(long = "tag", value_name = "tag")]
+    tags: Vec<String>,
+    /// manifest annotations, may be repeated
+    #[arg(short, long, value_name = "key=value")]
+    annotation: Vec<String>,
+    /// artifact type
+    #[arg(long, value_name = "type")]
+    artifact_type: Option<String>,
+    /// move the tag though somebody else moved it meanwhile: what they published is under its digest only then
+    #[arg(long)]
+    force: bool,
+    /// publish nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    terminal: Terminal,
+    #[command(flatten)]
+    pub(crate) debug: Debug,
+}
+
+impl Commit {
+    pub(crate) async fn run(self) -> Result<()> {
+        let folder = mounted(self.mountpoint.as_deref()).await?;
+        let mut annotations = BTreeMap::new();
+        for pair in &self.annotation {
+            let (key, value) = pair.split_once('=').ok_or_else(|| {
+                Failure::new(format!("{pair:?}: an annotation is given as --annotation \"key=value\""))
+            })?;
+            annotations.insert(key.to_owned(), value.to_owned());
+        }
+        let options = CommitOptions {
+            message: self.message,
+            tags: self.tags,
+            annotations,
+            artifact_type: self.artifact_type,
+            force: self.force,
+            dry_run: self.dry_run,
+            ..CommitOptions::from_environment()
+        };
+        let watcher = progress::pushing(true, self.terminal.draws(&self.debug), false);
+        let done = mount::commit(&folder, &options, watcher.as_ref()).await.map_err(|error| {
+            not_published(&error.to_string(), error.kind() == ErrorKind::Conflict, &folder)
+        })?;
+        drop(watcher);
+        report(&done, self.dry_run)
+    }
+}
+
+/// The mount that is meant: at `given`, or the one the current folder is in, or the only one.
+pub(super) async fn mounted(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let here = std::env::current_dir()?;
+    let all = mounts().await;
+    if let Some(found) = all.iter().find(|mounted| here.starts_with(&mounted.mountpoint)) {
+        return Ok(found.mountpoint.clone());
+    }
+    let mut writable = all.into_iter().filter(|mounted| mounted.staged.is_some());
+    match (writable.next(), writable.next()) {
+        (Some(only), None) => Ok(only.mountpoint),
+        (None, _) => Err(Failure::new("nothing is mounted for writing; see: artifs mount --rw --help")),
+        _ => {
+            Err(Failure::new("several are mounted for writing; say which by its folder (see: artifs status)"))
+        }
+    }
+}
+
+/// A failure to publish: what is to be done next.
+pub(super) fn not_published(why: &str, conflict: bool, folder: &Path) -> Failure {
+    let folder = folder.display();
+    let failure = Failure::new(why).help("Nothing is lost: what you changed stays staged.");
+    if conflict {
+        return failure
+            .help(format!("To publish it beside the other: artifs commit --tag OTHER {folder}"))
+            .help(format!("To publish it in place of the other: artifs commit --force {folder}"));
+    }
+    failure.help(format!("To try again: artifs commit {folder}"))
+}
+
+/// Says what was published.
+pub(super) fn report(done: &Committed, dry_run: bool) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for left_out in &done.left_out {
+        writeln!(io::stderr(), "Warning: not published: {}", printable(left_out))?;
+    }
+    if !done.changed {
+        writeln!(out, "Nothing to publish: {} is as {}", done.reference, done.digest)?;
+        return Ok(());
+    }
+    list(&mut out, &done.changes)?;
+    let word = if dry_run { "Would publish" } else { "Published" };
+    writeln!(out, "{word} {} ({})", done.reference, done.tags.join(", "))?;
+    writeln!(out, "Digest: {}", done.digest)?;
+    Ok(writeln!(out, "Parent: {}", done.parent)?)
+}
+
+/// Changes as git lists them.
+pub(super) fn list(out: &mut impl io::Write, changes: &[Change]) -> io::Result<()> {
+    for change in changes {
+        let path = printable(&change.path);
+        match &change.difference {
+            Difference::Added => writeln!(out, "  new file:   {path}")?,
+            Difference::Modified => writeln!(out, "  modified:   {path}")?,
+            Difference::Deleted => writeln!(out, "  deleted:    {path}")?,
+            Difference::Renamed { from, modified } => {
+                let also = if *modified { " (modified)" } else { "" };
+                writeln!(out, "  renamed:    {} -> {path}{also}", printable(from))?;
+            }
+            Difference::Attributes => writeln!(out, "  attributes: {path}")?,
+        }
+    }
+    Ok(())
+}
+
+/// Says what became of a mount's changes; a failure if they were not published.
+pub(super) fn ended(ended: &Ended, folder: &Path) -> Result<()> {
+    match ended {
+        Ended::Clean => Ok(()),
+        Ended::Published(done) => report(done, false),
+        Ended::Discarded => Ok(writeln!(io::stdout(), "Thrown away, as asked for")?),
+        Ended::Staged { reference, why, conflict } => {
+            let folder = folder.display();
+            let failure = Failure::new(format!("unmounted, but not published: {why}"))
+                .help("Nothing is lost: what you changed stays staged.")
+                .help(format!("To go on with it: artifs mount --rw {reference} {folder}"));
+            Err(if *conflict {
+                failure.help(format!(
+                    "and then: artifs commit --tag OTHER {folder}, or artifs commit --force {folder}"
+                ))
+            } else {
+                failure.help(format!("To throw it away: artifs discard {reference}"))
+            })
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! From a frozen tree to a draft, keeping the producer's habits.
+//!
+//! The parent's manifest gives the order: what is still there, under its name or under another, stays in its place;
+//! what is new follows in the order of paths; what titles cannot say comes last (`artifact::attributes`). A file that
+//! did not change keeps its descriptor, one that did keeps its media type and annotations. A layer that is a folder is
+//! packed anew when anything in it changed, and takes up what was made inside it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use serde_json::Value;
+
+use super::folders::{self, FolderUnit};
+use super::items::{self, Bytes, Item, What, is_below};
+use crate::artifact::attributes::{self, AttributesEntry, AttributesLayer};
+use crate::artifact::names;
+use crate::artifact::pack::{ConfigPart, Draft, LayerPart, TITLE};
+use crate::artifact::tree::Folder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::mount::overlay::{Change, Frozen};
+use crate::oci::{Descriptor, Digest, ImageManifest, media_type};
+use crate::store::Body;
+
+/// What is to be published, and what of the tree cannot be.
+pub(super) struct Plan {
+    pub(super) draft: Draft,
+    pub(super) left_out: Vec<String>,
+}
+
+/// What a plan is made from.
+pub(super) struct Making<'a> {
+    pub(super) frozen: &'a Frozen,
+    /// What differs from the base, looked at after the tree was frozen.
+    pub(super) changes: &'a [Change],
+    /// The tree's base.
+    pub(super) root: &'a Arc<dyn Folder>,
+    pub(super) base: &'a ImageManifest,
+    /// What was published last; the base if nothing was yet.
+    pub(super) parent: &'a ImageManifest,
+    pub(super) scratch: &'a Path,
+}
+
+/// A layer of the parent, to be taken over.
+struct Slot {
+    layer: Descriptor,
+    /// Where it is shown; `None`: nowhere, it is kept as it is.
+    path: Option<Vec<u8>>,
+    unpacked: bool,
+}
+
+/// A file that is a layer of its own.
+struct Unit {
+    path: Vec<u8>,
+    origin: Option<Vec<u8>>,
+    bytes: Option<Bytes>,
+    /// The layer it is, or began as.
+    layer: Option<Arc<Descriptor>>,
+}
+
+impl Making<'_> {
+    pub(super) async fn plan(&self) -> Result<Plan> {
+        let (items, mut left_out) = items::of(self.frozen).await?;
+        let mut slots = slots(self.parent);
+        let config = self.parent.config.as_ref().filter(|config| config.annotation(TITLE).is_some());
+        if let Some(config) = config {
+            slots.insert(0, slot(config, true));
+        }
+        let unpacked = slots.iter().filter(|slot| slot.unpacked).filter_map(|slot| slot.path.clone());
+        let folders = folders::find(unpacked.collect(), &items, self.changes);
+        let dirty = |path: &[u8]| {
+            folders.iter().any(|folder| folder.changed && (path == folder.at || is_below(path, &folder.at)))
+        };
+        let items = items::open(items, dirty).await?;
+        let (units, mut said, inside) = self.sort(items, &folders, &mut left_out)?;
+        let mut filled = fill(&slots, units)?;
+        let mut packed = self.pack(&slots, &folders, inside).await?;
+        let files = hashed(std::mem::take(&mut filled.units)).await?;
+        let mut parts: Vec<Option<LayerPart>> = Vec::new();
+        for (at, part) in files {
+            let taken = at.map(|at| &mut filled.slots[at]);
+            match taken {
+                Some(place) => *place = Some(part),
+                None => parts.push(Some(part)),
+            }
+        }
+        for (at, part) in packed.drain(..) {
+            filled.slots[at] = Some(part);
+        }
+        parts.sort_by(|one, other| title(one.as_ref()).cmp(&title(other.as_ref())));
+        let mut draft = self.frame()?;
+        let mut layers = filled.slots.into_iter();
+        if let Some(config) = config {
+            draft.config = ConfigPart::Part(layers.next().flatten().unwrap_or_else(|| {
+                let mut config = config.clone();
+                config.annotations.remove(TITLE);
+                LayerPart::Known(config)
+            }));
+        }
+        draft.layers = layers.chain(parts).flatten().collect();
+        said.sort();
+        if !said.is_empty() {
+            let (descriptor, bytes) = AttributesLayer { entries: said }.seal()?;
+            draft.layers.push(LayerPart::New { descriptor, body: Body::Bytes(bytes.into()) });
+        }
+        // The placeholder for "no layers" has no place among layers.
+        let placeholder = self.parent.layers.iter().find(|layer| crate::artifact::is_placeholder(layer));
+        if let Some(layer) = placeholder.filter(|_| draft.layers.is_empty()) {
+            draft.layers.push(LayerPart::Known(layer.clone()));
+        }
+        Ok(Plan { draft, left_out })
+    }
+
+    /// Everything of the parent's manifest but the layers.
+    fn frame(&self) -> Result<Draft> {
+        let config = self.parent.config.clone().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "a manifest without a config cannot be made anew")
+        })?;
+        let mut other: BTreeMap<String, Value> = serde_json::from_slice(&self.parent.raw)
+            .map_err(|error| Error::with_source(ErrorKind::Invalid, "read the manifest again", error))?;
+        for known in
+            ["schemaVersion", "mediaType", "artifactType", "config", "layers", "subject", "annotations"]
+        {
+            other.remove(known);
+        }
+        Ok(Draft {
+            media_type: self.parent.media_type.clone(),
+            artifact_type: self.parent.artifact_type.clone(),
+            config: ConfigPart::Part(LayerPart::Known(config)),
+            subject: self.parent.subject.clone(),
+            annotations: self.parent.annotations.clone(),
+            other,
+            ..Draft::default()
+        })
+    }
+
+    /// Parts things into files that are layers, what is said beside them, and what is inside folders that are layers.
+    #[allow(clippy::type_complexity)]
+    fn sort(
+        &self,
+        items: Vec<Item>,
+        folders: &[FolderUnit],
+        left_out: &mut Vec<String>,
+    ) -> Result<(Vec<Unit>, Vec<AttributesEntry>, Vec<(usize, Item)>)> {
+        let (mut units, mut said, mut inside) = (Vec::new(), Vec::new(), Vec::new());
+        let full: std::collections::HashSet<Vec<u8>> =
+            items.iter().filter_map(|item| parent(&item.path)).collect();
+        for item in items {
+            let owner = folders::owner(folders, &item.path);
+            let own_layer = matches!(&item.what, What::File { layer: Some(_), .. });
+            let kept = matches!(&item.what, What::Kept(_));
+            if let Some(owner) = owner.filter(|_| !own_layer && !kept) {
+                inside.push((owner, item));
+                continue;
+            }
+            match item.what {
+                What::Kept(_) => {
+                    let shown = |layer: &&Descriptor| {
+                        shown_at(layer, self.base).is_some_and(|path| is_below(&path, &item.path))
+                    };
+                    for layer in self.base.layers.iter().filter(|layer| !is_unpacked(layer)).filter(shown) {
+                        let path = shown_at(layer, self.base).unwrap_or_default();
+                        let layer = Some(Arc::new(layer.clone()));
+                        units.push(Unit { origin: Some(path.clone()), path, bytes: None, layer });
+                    }
+                    let below = |entry: &AttributesEntry| {
+                        let path = entry.path.as_bytes();
+                        path == item.path || is_below(path, &item.path)
+                    };
+                    let before = self.base.layers.iter().filter(|layer| attributes::is_attributes(layer));
+                    let before = before.filter_map(AttributesLayer::of).flat_map(|layer| layer.entries);
+                    said.extend(before.filter(below));
+                }
+                What::Folder => {
+                    let mode = Some(item.mode).filter(|mode| *mode != 0o755);
+                    if mode.is_some() || !full.contains(&item.path) {
+                        let path = text(&item.path)?;
+                        said.push(AttributesEntry { path, folder: true, mode, link: None });
+                    }
+                }
+                What::Link(target) => {
+                    let path = text(&item.path)?;
+                    let depth = path.matches('/').count();
+                    if !crate::artifact::stays_inside(depth, &target) {
+                        left_out.push(format!("{path}: a link to something outside the artifact"));
+                        continue;
+                    }
+                    said.push(AttributesEntry { path, link: Some(text(&target)?), ..Default::default() });
+                }
+                What::File { content, layer } => {
+                    if item.mode != 0o644 {
+                        let path = text(&item.path)?;
+                        said.push(AttributesEntry { path, mode: Some(item.mode), ..Default::default() });
+                    }
+                    let (path, origin) = (item.path, item.origin);
+                    units.push(Unit { path, origin, bytes: Some(content), layer });
+                }
+            }
+        }
+        Ok((units, said, inside))
+    }
+
+    /// The layers that are folders, those that changed packed anew, each with its slot.
+    async fn pack(
+        &self,
+        slots: &[Slot],
+        folders: &[FolderUnit],
+        inside: Vec<(usize, Item)>,
+    ) -> Result<Vec<(usize, LayerPart)>> {
+        let mut members: HashMap<usize, Vec<Item>> = HashMap::new();
+        for (owner, item) in inside {
+            members.entry(owner).or_default().push(item);
+        }
+        let mut packed = Vec::new();
+        for (number, folder) in folders.iter().enumerate() {
+            let at = |slot: &Slot| slot.unpacked && slot.path.as_deref() == Some(&folder.title);
+            let Some((place, slot)) = slots.iter().enumerate().find(|(_, slot)| at(slot)) else { continue };
+            if !folder.changed {
+                // All that have this title, as the base has them.
+                let base = self.base.layers.iter().filter(|layer| is_unpacked(layer));
+                let mut base =
+                    base.filter(|layer| shown_at(layer, self.base).as_deref() == Some(&folder.title));
+                for (place, slot) in slots.iter().enumerate().filter(|(_, slot)| at(slot)) {
+                    let layer = base.next().unwrap_or(&slot.layer);
+                    packed.push((place, LayerPart::Known(layer.clone())));
+                }
+                continue;
+            }
+            let members = members.remove(&number).unwrap_or_default();
+            let part = folders::pack(folder, members, &slot.layer, self.root, self.scratch).await?;
+            packed.push((place, part));
+        }
+        Ok(packed)
+    }
+}
+
+/// Places with what fills them, and the files that do.
+struct Filled {
+    slots: Vec<Option<LayerPart>>,
+    units: Vec<(Option<usize>, Descriptor, Option<Bytes>)>,
+}
+
+/// Gives each file its place: its name's, else the one it had, else none.
+fn fill(slots: &[Slot], units: Vec<Unit>) -> Result<Filled> {
+    let places: HashMap<&[u8], usize> = slots
+        .iter()
+        .enumerate()
+        .filter(|(_, slot)| !slot.unpacked)
+        .filter_map(|(at, slot)| Some((slot.path.as_deref()?, at)))
+        .collect();
+    let mut taken: Vec<bool> = vec![false; slots.len()];
+    let mut by_name: Vec<Option<usize>> = Vec::new();
+    for unit in &units {
+        let at = places.get(unit.path.as_slice()).copied();
+        at.into_iter().for_each(|at| taken[at] = true);
+        by_name.push(at);
+    }
+    let mut filled = Filled { slots: Vec::new(), units: Vec::new() };
+    for (unit, by_name) in units.into_iter().zip(by_name) {
+        let by_origin = || {
+            let at = *places.get(unit.origin.as_deref()?)?;
+            (!std::mem::replace(&mut taken[at], true)).then_some(at)
+        };
+        let at = by_name.or_else(by_origin);
+        let mut descriptor = match (&unit.layer, at) {
+            (Some(layer), _) => Descriptor::clone(layer),
+            (None, Some(at)) => slots[at].layer.clone(),
+            (None, None) => Descriptor::new(media_type::IMAGE_LAYER, Digest::of(b""), 0),
+        };
+        let same = path_of(&descriptor).or_else(|| Some(names::of_digest(&descriptor.digest)));
+        if same.as_deref() != Some(&unit.path) {
+            descriptor.annotations.insert(TITLE.into(), text(&unit.path)?);
+        }
+        let unchanged = match (&unit.bytes, &unit.layer) {
+            (None | Some(Bytes::Base(_)), Some(_)) => true,
+            _ => false,
+        };
+        filled.units.push((at, descriptor, unit.bytes.filter(|_| !unchanged)));
+    }
+    filled.slots =
+        slots.iter().map(|slot| slot.path.is_none().then(|| LayerPart::Known(slot.layer.clone()))).collect();
+    Ok(filled)
+}
+
+/// Finds out the digests of files that changed, several at a time, on threads that may wait.
+async fn hashed(
+    units: Vec<(Option<usize>, Descriptor, Option<Bytes>)>,
+) -> Result<Vec<(Option<usize>, LayerPart)>> {
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let hashing = units.into_iter().map(|(at, mut descriptor, bytes)| async move {
+        let Some(bytes) = bytes else { return Ok((at, LayerPart::Known(descriptor))) };
+        let content = bytes.content()?;
+        let hashing = content.clone();
+        let digest = tokio::task::spawn_blocking(move || hashing.hash())
+            .await
+            .map_err(|error| Error::with_source(ErrorKind::Io, "hashing ended early", error))??;
+        if digest == descriptor.digest && descriptor.size == content.size() && descriptor.size > 0 {
+            return Ok((at, LayerPart::Known(descriptor)));
+        }
+        (descriptor.digest, descriptor.size) = (digest, content.size());
+        (descriptor.data, descriptor.urls) = (None, None);
+        let body = content.body(&descriptor);
+        Ok((at, LayerPart::New { descriptor, body }))
+    });
+    futures_util::stream::iter(hashing).buffered(threads).try_collect().await
+}
+
+fn slots(parent: &ImageManifest) -> Vec<Slot> {
+    let any_named = any_named(parent);
+    let kept =
+        |layer: &&Descriptor| !crate::artifact::is_placeholder(layer) && !attributes::is_attributes(layer);
+    parent.layers.iter().filter(kept).map(|layer| slot(layer, any_named)).collect()
+}
+
+fn slot(layer: &Descriptor, any_named: bool) -> Slot {
+    let by_digest = || (!any_named).then(|| names::of_digest(&layer.digest));
+    let path = path_of(layer).or_else(by_digest);
+    Slot { layer: layer.clone(), unpacked: path.is_some() && is_unpacked(layer), path }
+}
+
+fn any_named(image: &ImageManifest) -> bool {
+    image.config.iter().chain(&image.layers).any(|layer| layer.annotation(TITLE).is_some())
+}
+
+/// Where a layer is shown.
+fn shown_at(layer: &Descriptor, image: &ImageManifest) -> Option<Vec<u8>> {
+    slot(layer, any_named(image)).path
+}
+
+/// The path a layer's title means.
+fn path_of(layer: &Descriptor) -> Option<Vec<u8>> {
+    let clean = names::clean(layer.annotation(TITLE)?.as_bytes()).ok()?;
+    Some(clean.components.join(&b'/'))
+}
+
+fn is_unpacked(layer: &Descriptor) -> bool {
+    layer.annotation(crate::artifact::from_dir::CONTENT_UNPACK) == Some("true") && path_of(layer).is_some()
+}
+
+fn title(part: Option<&LayerPart>) -> Option<&str> {
+    part?.descriptor().annotation(TITLE)
+}
+
+fn parent(path: &[u8]) -> Option<Vec<u8>> {
+    let cut = path.iter().rposition(|byte| *byte == b'/')?;
+    Some(path.get(..cut)?.to_vec())
+}
+
+pub(super) fn text(path: &[u8]) -> Result<String> {
+    String::from_utf8(path.to_vec()).map_err(|_| {
+        let shown = String::from_utf8_lossy(path).into_owned();
+        let why = format!("{shown:?} is not UTF-8, so it cannot be a layer's title; rename it");
+        Error::new(ErrorKind::Unsupported, why)
+    })
+}

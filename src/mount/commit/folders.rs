@@ -1,0 +1,157 @@
+//! Layers that are folders: which of them changed, and those packed anew.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::draft::text;
+use super::items::{Item, What, is_below};
+use crate::artifact::from_dir::{CONTENT_DIGEST, FolderWriter};
+use crate::artifact::go_tar::{Kind, Member};
+use crate::artifact::pack::{LayerPart, TITLE};
+use crate::artifact::tree::{Attributes, Folder, Node, walk};
+use crate::error::{Context as _, Error, ErrorKind, Result};
+use crate::mount::overlay::{Change, Difference};
+use crate::oci::{Descriptor, media_type};
+use crate::store::Body;
+
+/// A folder that is a layer.
+pub(super) struct FolderUnit {
+    /// Where the parent has it.
+    pub(super) title: Vec<u8>,
+    /// Where it is now.
+    pub(super) at: Vec<u8>,
+    pub(super) changed: bool,
+    attributes: Option<Attributes>,
+    origin: Option<Vec<u8>>,
+}
+
+/// The layers with these titles that are still there, and whether anything in them changed.
+pub(super) fn find(titles: Vec<Vec<u8>>, items: &[Item], changes: &[Change]) -> Vec<FolderUnit> {
+    let mut found: Vec<FolderUnit> = Vec::new();
+    for title in titles {
+        if found.iter().any(|folder| folder.title == title) {
+            continue;
+        }
+        let is_folder = |item: &&Item| matches!(item.what, What::Folder | What::Kept(_));
+        let above = items.iter().any(|item| {
+            matches!(item.what, What::Kept(_)) && (item.path == title || is_below(&title, &item.path))
+        });
+        let named = items.iter().filter(is_folder).find(|item| item.path == title);
+        let moved = || items.iter().filter(is_folder).find(|item| item.origin.as_deref() == Some(&title));
+        let item = named.or_else(|| if above { None } else { moved() });
+        if item.is_none() && !above && !title.is_empty() {
+            continue;
+        }
+        let at = item.map_or_else(|| title.clone(), |item| item.path.clone());
+        let touches = |path: &str| path.as_bytes() == title || is_below(path.as_bytes(), &title);
+        let changed = at != title
+            || changes.iter().any(|change| {
+                let from = matches!(&change.difference, Difference::Renamed { from, .. } if touches(from));
+                from || touches(&change.path)
+            });
+        let said = item.filter(|item| item.touched || item.origin.is_none());
+        let attributes =
+            said.map(|item| Attributes { mode: item.mode, modified: item.modified, owner: None });
+        let origin = item.map_or_else(|| Some(title.clone()), |item| item.origin.clone());
+        found.push(FolderUnit { title, at, changed, attributes, origin });
+    }
+    found
+}
+
+/// Which of `folders` something at `path` belongs to: the innermost.
+pub(super) fn owner(folders: &[FolderUnit], path: &[u8]) -> Option<usize> {
+    let inside = |folder: &FolderUnit| path == folder.at || is_below(path, &folder.at);
+    let candidates = folders.iter().enumerate().filter(|(_, folder)| inside(folder));
+    candidates.max_by_key(|(_, folder)| folder.at.len()).map(|(number, _)| number)
+}
+
+/// Packs a folder with its members as ORAS would, in the place of `before`.
+pub(super) async fn pack(
+    folder: &FolderUnit,
+    members: Vec<Item>,
+    before: &Descriptor,
+    base: &Arc<dyn Folder>,
+    scratch: &Path,
+) -> Result<LayerPart> {
+    let own = match (&folder.attributes, &folder.origin) {
+        (Some(said), _) => Some(*said),
+        (None, Some(origin)) => match walk(&Node::Folder(Arc::clone(base)), origin).await {
+            Ok(Node::Folder(folder)) => folder.own_attributes().await?,
+            _ => None,
+        },
+        (None, None) => None,
+    };
+    let own = own.unwrap_or(Attributes::FOLDER);
+    let root = Item {
+        path: folder.at.clone(),
+        origin: None,
+        mode: own.mode,
+        modified: own.modified,
+        touched: false,
+        what: What::Folder,
+    };
+    // Go's order: each folder's names sorted, what is in a folder right behind it.
+    let parts = |item: &Item| item.path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let mut sorted: BTreeMap<Vec<Vec<u8>>, Item> =
+        members.into_iter().map(|item| (parts(&item), item)).collect();
+    sorted.remove(&parts(&root));
+    let title = if folder.at.is_empty() { ".".to_owned() } else { text(&folder.at)? };
+    let (name, scratch) = (title.clone(), scratch.to_owned());
+    let writing = move || {
+        let doing = || format!("pack {name}");
+        let (file, path) = tempfile::NamedTempFile::new_in(&scratch)
+            .and_then(|file| file.keep().map_err(|error| error.error))
+            .doing(doing)?;
+        let mut writer = FolderWriter::new(BufWriter::with_capacity(1 << 20, file))?;
+        for item in std::iter::once(&root).chain(sorted.values()) {
+            member(&mut writer, item).map_err(|error| error.context(doing()))?;
+        }
+        let (layer, out) = writer.finish().doing(doing)?;
+        out.into_inner().map_err(|error| Error::io(doing(), error.into_error()))?;
+        Ok((layer, path))
+    };
+    let (layer, path) = tokio::task::spawn_blocking(writing)
+        .await
+        .map_err(|error| Error::with_source(ErrorKind::Io, "packing ended early", error))??;
+    let mut descriptor = before.clone();
+    if folder.at != folder.title {
+        descriptor.annotations.insert(TITLE.into(), title);
+    }
+    if descriptor.annotation(CONTENT_DIGEST) == Some(layer.content.as_str()) {
+        return Ok(LayerPart::Known(descriptor));
+    }
+    descriptor.annotations.insert(CONTENT_DIGEST.into(), layer.content.to_string());
+    if !descriptor.media_type.contains("gzip") {
+        descriptor.media_type = media_type::IMAGE_LAYER_GZIP.into();
+    }
+    (descriptor.digest, descriptor.size) = (layer.digest, layer.size);
+    (descriptor.data, descriptor.urls) = (None, None);
+    Ok(LayerPart::New { descriptor, body: Body::File(path) })
+}
+
+fn member(writer: &mut FolderWriter<BufWriter<File>>, item: &Item) -> Result<()> {
+    let doing = || String::from_utf8_lossy(&item.path).into_owned();
+    let (mut kind, mut size, mut target) = (Kind::Folder, 0, Vec::new());
+    let mut content = None;
+    match &item.what {
+        What::Folder | What::Kept(_) => {}
+        What::Link(to) => (kind, target) = (Kind::Link, to.clone()),
+        What::File { content: bytes, .. } => {
+            let bytes = bytes.content()?;
+            (kind, size) = (Kind::File, bytes.size());
+            content = Some(bytes);
+        }
+    }
+    let (seconds, nanoseconds) = item.modified;
+    let path: &[u8] = if item.path.is_empty() { b"." } else { &item.path };
+    let modified = seconds + i64::from(nanoseconds >= 500_000_000);
+    let member = Member { path, kind, mode: item.mode, size, modified, target: &target, device: (0, 0) };
+    writer.member(&member).doing(doing)?;
+    match content {
+        Some(content) => content.each(|bytes| writer.content(bytes).doing(doing)),
+        None => Ok(()),
+    }
+}
