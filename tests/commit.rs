@@ -1,0 +1,454 @@
+//! Commits, through the kernel: what is sent, what stays, what is refused, what comes back.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use artifs::ErrorKind;
+use artifs::artifact::{self, View};
+use artifs::mount::{CommitOptions, Ended, Mount, Options, PARENT, Root, works};
+use artifs::oci::{Digest, Manifest, Name};
+use artifs::ops::{PullOptions, pull};
+use artifs::registry::{self, Settings};
+use artifs::store::{Layout, Memory, Source as _, SourceExt as _, Target};
+use support::registry::{Endpoint, Registry};
+use support::seed::{Artifact, Folder};
+use tempfile::TempDir;
+
+/// A writable mount of `r:v1`, gone when dropped.
+struct Stand {
+    target: Arc<dyn Target>,
+    folder: TempDir,
+    mount: Option<Mount>,
+}
+
+impl Stand {
+    async fn new(target: Arc<dyn Target>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("mnt")).unwrap();
+        let mut stand = Self { target, folder, mount: None };
+        stand.mount().await;
+        stand
+    }
+
+    async fn mount(&mut self) {
+        let mut options = Options::new(self.at(), "test.example/r:v1");
+        options.deadline = Duration::from_secs(5);
+        options.staging = Some(self.staging());
+        let source = Arc::clone(&self.target) as _;
+        let root = Root::Artifact { source, name: tag("v1"), view: View::default() };
+        let mount = Mount::start(root, options, None).await.unwrap();
+        mount.publish_to(Arc::clone(&self.target));
+        self.mount = Some(mount);
+    }
+
+    async fn unmount(&mut self) -> Ended {
+        let mount = self.mount.take().unwrap();
+        mount.stop().await.unwrap();
+        mount.ended().await
+    }
+
+    fn mounted(&self) -> &Mount {
+        self.mount.as_ref().unwrap()
+    }
+
+    fn at(&self) -> PathBuf {
+        self.folder.path().join("mnt")
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.folder.path().join("staging")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.at().join(name)
+    }
+}
+
+fn tag(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+async fn digest(target: &dyn Target, name: &str) -> Digest {
+    target.resolve(&tag(name)).await.unwrap().digest
+}
+
+async fn layers(target: &dyn Target, name: &str) -> Vec<artifs::oci::Descriptor> {
+    match target.fetch_manifest(&tag(name)).await.unwrap().1 {
+        Manifest::Image(image) => image.layers,
+        Manifest::Index(_) => panic!("an index"),
+    }
+}
+
+fn repository(of: &Registry) -> Arc<registry::Repository> {
+    let settings = Settings {
+        plain_http: Some(true),
+        registry_configs: vec!["/nonexistent/config.json".into()],
+        deadline: Duration::from_secs(5),
+        ..Settings::default()
+    };
+    Arc::new(registry::Registry::new(&of.host(), &settings).unwrap().repository("r").unwrap())
+}
+
+fn hundred() -> Artifact {
+    (0..100).fold(Artifact::new(), |artifact, number| {
+        artifact.typed_file(&format!("f{number:03}"), "a/b", format!("content {number}"))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_a_hundred_is_one_blob_and_one_manifest() {
+    let registry = Registry::start();
+    let before = hundred().tag("v1").push(&registry, "r");
+    let mut stand = Stand::new(repository(&registry)).await;
+    fs::write(stand.path("f050"), "edited").unwrap();
+    let begun = registry.requests().len();
+    let Ended::Published(done) = stand.unmount().await else { panic!("not published") };
+    let sent: Vec<_> = registry.requests().split_off(begun);
+    let puts = |endpoint| {
+        sent.iter().filter(|request| request.method == "PUT" && request.endpoint == endpoint).count()
+    };
+    assert_eq!((puts(Endpoint::Upload), puts(Endpoint::Manifest)), (1, 1));
+    assert_eq!(done.parent, before.digest.to_string());
+    assert!(works(&stand.staging()).unwrap().is_empty(), "what is published is staged no more");
+
+    let target = repository(&registry);
+    let after = layers(target.as_ref(), "v1").await;
+    for (number, (now, then)) in after.iter().zip(hundred().layers()).enumerate() {
+        if number == 50 {
+            assert_eq!(now.digest, Digest::of(b"edited"));
+            assert_eq!((&now.media_type, &now.annotations), (&then.media_type, &then.annotations));
+        } else {
+            assert_eq!(now, then);
+        }
+    }
+    let manifest = target.fetch_manifest(&tag("v1")).await.unwrap().1;
+    assert_eq!(manifest.annotations()[PARENT], before.digest.to_string());
+    let created = &manifest.annotations()["org.opencontainers.image.created"];
+    assert!(created.as_str() > "2020-01-01T00:00:00Z", "{created}");
+}
+
+/// What a person does in an afternoon.
+fn afternoon(at: &Path) {
+    fs::write(at.join("new"), "new").unwrap();
+    fs::create_dir_all(at.join("bin")).unwrap();
+    fs::write(at.join("bin/run"), "#!/bin/sh").unwrap();
+    fs::set_permissions(at.join("bin/run"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(at.join("empty")).unwrap();
+    fs::set_permissions(at.join("empty"), fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::symlink("bin/run", at.join("latest")).unwrap();
+    fs::rename(at.join("b"), at.join("renamed")).unwrap();
+    fs::remove_file(at.join("c")).unwrap();
+    fs::write(at.join("d/sub/added"), "added").unwrap();
+    let edited = fs::File::options().write(true).open(at.join("big")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&edited, b"here", 1_500_000).unwrap();
+}
+
+fn afternoons_base() -> Artifact {
+    let folder = Folder::new().file("a", 0o640, "A").file("sub/b", 0o755, "B").link("l", "sub/b");
+    Artifact::new()
+        .file("a", "a")
+        .typed_file("b", "text/b", "b")
+        .file("c", "c")
+        .folder("d", folder)
+        .file("big", "0123456789".repeat(300_000))
+        .annotation("kept", "yes")
+        .tag("v1")
+}
+
+/// Every path below `at` with what it is.
+fn listed(at: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in walkdir::WalkDir::new(at).min_depth(1).sort_by_file_name() {
+        let entry = entry.unwrap();
+        let metadata = entry.path().symlink_metadata().unwrap();
+        let content = if metadata.is_symlink() {
+            fs::read_link(entry.path()).unwrap().into_os_string().into_encoded_bytes()
+        } else if metadata.is_file() {
+            fs::read(entry.path()).unwrap()
+        } else {
+            Vec::new()
+        };
+        let path = entry.path().strip_prefix(at).unwrap().to_owned();
+        found.push((path, metadata.permissions().mode(), content));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_comes_back_from_a_registry_a_layout_and_by_pull() {
+    let registry = Registry::start();
+    afternoons_base().push(&registry, "r");
+    let layout_folder = tempfile::tempdir().unwrap();
+    let layout = Layout::create(layout_folder.path().join("layout")).unwrap();
+    afternoons_base().push(&layout, "r");
+    for target in [repository(&registry) as Arc<dyn Target>, Arc::new(layout)] {
+        let mut stand = Stand::new(Arc::clone(&target)).await;
+        afternoon(&stand.at());
+        let wanted = listed(&stand.at());
+        let Ended::Published(done) = stand.unmount().await else { panic!("not published") };
+        assert!(done.left_out.is_empty(), "{:?}", done.left_out);
+        stand.mount().await;
+        assert_eq!(listed(&stand.at()), wanted);
+        assert!(stand.mounted().changes().is_empty());
+        assert!(matches!(stand.unmount().await, Ended::Clean));
+
+        let layers = layers(target.as_ref(), "v1").await;
+        let titles: Vec<&str> = layers
+            .iter()
+            .map(|layer| layer.annotation("org.opencontainers.image.title").unwrap_or("-"))
+            .collect();
+        assert_eq!(titles, ["a", "renamed", "d", "big", "bin/run", "new", "-"]);
+        assert_eq!(layers[1].media_type, "text/b");
+        let manifest = target.fetch_manifest(&tag("v1")).await.unwrap().1;
+        assert_eq!(manifest.annotations()["kept"], "yes");
+
+        let out = stand.folder.path().join("out");
+        let opened = artifact::open(target, &tag("v1"), "r:v1", &View::default()).await.unwrap();
+        pull(&opened, &out, &PullOptions::default(), &()).await.unwrap();
+        let pulled = listed(&out);
+        let content = |all: &[(PathBuf, u32, Vec<u8>)]| {
+            all.iter().map(|(path, _, content)| (path.clone(), content.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(content(&pulled), content(&wanted));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_tree_has_the_same_digest() {
+    let mut digests = Vec::new();
+    for _ in 0..2 {
+        let memory = Arc::new(Memory::new());
+        hundred().tag("v1").push(memory.as_ref(), "r");
+        let stand = Stand::new(memory).await;
+        fs::write(stand.path("f001"), "edited").unwrap();
+        fs::write(stand.path("f100"), "new").unwrap();
+        let options = CommitOptions { created: Some(1_700_000_000), ..CommitOptions::default() };
+        let done = stand.mounted().commit(&options, &()).await.unwrap();
+        let again = stand.mounted().commit(&options, &()).await.unwrap();
+        assert!(!again.changed, "the same again is nothing to publish");
+        assert_eq!(again.digest, done.digest);
+        digests.push(done.digest);
+    }
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_goes_on_after_a_commit() {
+    let memory = Arc::new(Memory::new());
+    afternoons_base().push(memory.as_ref(), "r");
+    let mut stand = Stand::new(Arc::clone(&memory) as _).await;
+    afternoon(&stand.at());
+    let first = stand.mounted().commit(&CommitOptions::default(), &()).await.unwrap();
+    assert!(stand.mounted().changes().is_empty());
+    fs::write(stand.path("new"), "newer").unwrap();
+    let changes = stand.mounted().changes();
+    assert_eq!(changes.iter().map(|change| change.path.as_str()).collect::<Vec<_>>(), ["new"]);
+    let second = stand.mounted().commit(&CommitOptions::default(), &()).await.unwrap();
+    assert_eq!(second.parent, first.digest);
+    fs::remove_file(stand.path("new")).unwrap();
+    let Ended::Published(third) = stand.unmount().await else { panic!("not published") };
+    assert_eq!(third.parent, second.digest);
+    assert_eq!(digest(memory.as_ref(), "v1").await.to_string(), third.digest);
+    stand.mount().await;
+    assert!(!stand.path("new").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_overtaken_publishes_nothing_and_loses_nothing() {
+    let memory = Arc::new(Memory::new());
+    let before = hundred().tag("v1").push(memory.as_ref(), "r").digest;
+    let mut stand = Stand::new(Arc::clone(&memory) as _).await;
+    fs::write(stand.path("f001"), "mine").unwrap();
+    let theirs = hundred().file("theirs", "theirs").tag("v1").push(memory.as_ref(), "r").digest;
+    let Ended::Staged { why, conflict, .. } = stand.unmount().await else { panic!("published") };
+    assert!(conflict && why.contains(before.as_str()) && why.contains(theirs.as_str()), "{why}");
+    assert_eq!(digest(memory.as_ref(), "v1").await, theirs);
+    assert_eq!(memory.tags().await.unwrap().len(), 1);
+
+    stand.mount().await;
+    assert_eq!(fs::read_to_string(stand.path("f001")).unwrap(), "mine");
+    let error = stand.mounted().commit(&CommitOptions::default(), &()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    let beside = CommitOptions { tags: vec!["mine".into()], ..CommitOptions::default() };
+    let done = stand.mounted().commit(&beside, &()).await.unwrap();
+    assert_eq!(digest(memory.as_ref(), "mine").await.to_string(), done.digest);
+    assert_eq!(digest(memory.as_ref(), "v1").await, theirs);
+    fs::write(stand.path("f002"), "mine too").unwrap();
+    let forced = CommitOptions { force: true, ..CommitOptions::default() };
+    let done = stand.mounted().commit(&forced, &()).await.unwrap();
+    assert_eq!(digest(memory.as_ref(), "v1").await.to_string(), done.digest);
+}
+
+/// A person with a home of their own, a registry, and a mount that is taken away when they leave.
+struct Person {
+    home: TempDir,
+    registry: Registry,
+}
+
+impl Person {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("mnt")).unwrap();
+        let registry = Registry::start();
+        hundred().tag("v1").push(&registry, "r");
+        Self { home, registry }
+    }
+
+    fn reference(&self) -> String {
+        format!("{}/r:v1", self.registry.host())
+    }
+
+    fn at(&self) -> PathBuf {
+        self.home.path().join("mnt")
+    }
+
+    fn command(&self, line: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_artifs"));
+        command.env_clear().env("HOME", self.home.path()).env("PATH", std::env::var_os("PATH").unwrap());
+        command.env("XDG_RUNTIME_DIR", self.home.path().join("run"));
+        command.current_dir(self.home.path()).args(line).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, line: &[&str]) -> Output {
+        self.command(line).output().unwrap()
+    }
+
+    #[track_caller]
+    fn works(&self, line: &[&str]) -> String {
+        let output = self.run(line);
+        assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn fails(&self, line: &[&str]) -> String {
+        let output = self.run(line);
+        assert_eq!(output.status.code(), Some(1), "{line:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn mount(&self) {
+        self.works(&["mount", "--plain-http", "--rw", "--deadline", "5", &self.reference(), "mnt"]);
+    }
+
+    fn pid(&self) -> String {
+        let status = self.works(&["status", "--format", "json"]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        status["mounts"][0]["pid"].to_string()
+    }
+}
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.at()).stderr(Stdio::null()).status();
+    }
+}
+
+#[test]
+fn a_person_edits_looks_and_unmounts() {
+    let person = Person::new();
+    person.mount();
+    fs::write(person.at().join("f001"), "edited").unwrap();
+    fs::write(person.at().join("new"), "new").unwrap();
+    fs::remove_file(person.at().join("f002")).unwrap();
+    fs::rename(person.at().join("f003"), person.at().join("moved")).unwrap();
+    let expected = "  modified:   f001\n  deleted:    f002\n  renamed:    f003 -> moved\n  new file:   new\n";
+    assert_eq!(person.works(&["diff", "mnt"]), expected);
+    assert!(person.works(&["status"]).contains(expected));
+    assert!(person.works(&["commit", "--dry-run"]).contains("Would publish"));
+    assert_eq!(person.registry.requests().iter().filter(|request| request.method == "PUT").count(), 0);
+    let said = person.works(&["unmount", "mnt"]);
+    assert!(said.contains("Uploading") && said.contains("Published"), "{said}");
+    let pulled = person.works(&["cat", "--plain-http", &person.reference(), "moved"]);
+    assert_eq!(pulled, "content 3");
+    assert!(!person.works(&["recover"]).contains("not published"));
+}
+
+#[test]
+fn a_registry_that_is_gone_costs_the_exit_status_and_nothing_else() {
+    let person = Person::new();
+    person.mount();
+    fs::write(person.at().join("f001"), "edited").unwrap();
+    person.registry.down();
+    let said = person.fails(&["unmount", "mnt"]);
+    let reference = person.reference();
+    assert!(said.contains(&format!("artifs mount --rw {reference}")), "{said}");
+    assert!(person.works(&["recover"]).contains(&reference));
+    person.registry.up();
+    person.mount();
+    assert_eq!(fs::read_to_string(person.at().join("f001")).unwrap(), "edited");
+    assert!(person.works(&["unmount", "mnt"]).contains("Published"));
+}
+
+#[test]
+fn killed_or_asked_to_end_it_is_published_or_found_again() {
+    let person = Person::new();
+    person.mount();
+    fs::write(person.at().join("f001"), "edited").unwrap();
+    person.works(&["commit", "-m", "first", "mnt"]);
+    fs::write(person.at().join("f002"), "edited too").unwrap();
+    let end = |signal: &str| {
+        let pid = person.pid();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let begun = Instant::now();
+        while Path::new(&format!("/proc/{pid}/exe")).exists() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    end("-KILL");
+    let _ = Command::new("umount").arg("-l").arg(person.at()).status();
+    assert!(person.works(&["recover"]).contains(&person.reference()));
+    person.mount();
+    assert_eq!(fs::read_to_string(person.at().join("f002")).unwrap(), "edited too");
+    end("-TERM");
+    assert_eq!(person.works(&["cat", "--plain-http", &person.reference(), "f002"]), "edited too");
+    assert_eq!(person.works(&["cat", "--plain-http", &person.reference(), "f001"]), "edited");
+    assert_eq!(person.works(&["recover"]), "");
+
+    person.mount();
+    fs::write(person.at().join("f004"), "unwanted").unwrap();
+    person.works(&["unmount", "--discard", "mnt"]);
+    assert_eq!(person.works(&["cat", "--plain-http", &person.reference(), "f004"]), "content 4");
+    assert_eq!(person.works(&["recover"]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn oras_reads_what_was_committed() {
+    if Command::new("oras").arg("version").output().is_err() {
+        return;
+    }
+    let registry = Registry::start();
+    afternoons_base().push(&registry, "r");
+    let mut stand = Stand::new(repository(&registry)).await;
+    afternoon(&stand.at());
+    assert!(matches!(stand.unmount().await, Ended::Published(_)));
+    let out = stand.folder.path().join("out");
+    let pulled = Command::new("oras")
+        .args(["pull", "--plain-http", &format!("{}/r:v1", registry.host()), "-o"])
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    assert_eq!(fs::read_to_string(out.join("d/sub/added")).unwrap(), "added");
+    assert_eq!(fs::read_to_string(out.join("bin/run")).unwrap(), "#!/bin/sh");
+}
+
+/// A manifest whose config tells of its layers is refused before anything is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_come_out_wrong_is_refused() {
+    let memory = Arc::new(Memory::new());
+    let config = "application/vnd.oci.image.config.v1+json";
+    let artifact = Artifact::new().without_kind().config(config, "{}").file("a", "a").tag("v1");
+    let before = artifact.push(memory.as_ref(), "r").digest;
+    let stand = Stand::new(Arc::clone(&memory) as _).await;
+    fs::write(stand.path("a"), "b").unwrap();
+    let error = stand.mounted().commit(&CommitOptions::default(), &()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(digest(memory.as_ref(), "v1").await, before);
+}
