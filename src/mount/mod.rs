@@ -258,7 +258,7 @@ impl Mount {
     /// this may be called again. What became of changes says [`ended`](Self::ended).
     pub async fn stop(&self) -> Result<()> {
         self.running.unmount().await?;
-        self.running.kernel_ended().await;
+        self.running.ending.outcome().await;
         Ok(())
     }
 

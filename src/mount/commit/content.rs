@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use crate::artifact::Reader;
 use crate::artifact::tree;
 use crate::error::{Context as _, Error, ErrorKind, Result};
+use crate::mount::staging::LocalBytes;
 use crate::oci::{Descriptor, Digest, Hasher, Name, Tag};
 use crate::store::{Blob, Body, ByteStream, Source};
 
@@ -24,7 +25,7 @@ const STRIDE: u64 = 1 << 20;
 pub(super) struct Content(Arc<Inner>);
 
 struct Inner {
-    local: Option<(Arc<File>, Stamp)>,
+    local: Option<(LocalBytes, Stamp)>,
     /// The ranges that come from the base, in order.
     from_base: Vec<(u64, u64)>,
     base: Option<Reader>,
@@ -50,17 +51,16 @@ impl Content {
     }
 
     /// A file with local bytes.
-    pub(super) fn staged(
-        local: &Arc<File>,
-        from_base: &[(u64, u64)],
-        base: Option<&Arc<tree::File>>,
-    ) -> Result<Self> {
-        let doing = || "look at staged bytes";
-        let stamp = Stamp::of(local).doing(doing)?;
-        let size = local.metadata().doing(doing)?.len();
+    pub(super) fn staged(local: &LocalBytes, base: Option<&Arc<tree::File>>) -> Result<Self> {
+        let stamp = Stamp::of(&local.open()?).doing(|| "look at staged bytes")?;
+        let from_base = local.from_base().to_vec();
         let base = base.filter(|_| !from_base.is_empty()).map(|base| base.reader()).transpose()?;
-        let local = Some((Arc::clone(local), stamp));
-        Ok(Self(Arc::new(Inner { local, from_base: from_base.to_vec(), base, size })))
+        Ok(Self(Arc::new(Inner {
+            local: Some((local.clone(), stamp)),
+            from_base,
+            base,
+            size: stamp.0[4] as u64,
+        })))
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -82,7 +82,7 @@ impl Content {
             return Err(Error::new(ErrorKind::Corrupt, "a file's bytes are nowhere"));
         };
         let mut bytes = vec![0; (range.end - range.start) as usize];
-        file.read_exact_at(&mut bytes, range.start).map_err(|error| match error.kind() {
+        file.open()?.read_exact_at(&mut bytes, range.start).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => changed(),
             _ => Error::io("read staged bytes", error),
         })?;
@@ -104,7 +104,7 @@ impl Content {
     /// [`Conflict`](ErrorKind::Conflict) if it was written to since it was taken.
     fn expect_same(&self) -> Result<()> {
         match &self.0.local {
-            Some((file, stamp)) if Stamp::of(file).doing(|| "look at staged bytes")? != *stamp => {
+            Some((local, stamp)) if Stamp::of(&local.open()?).doing(|| "look at staged bytes")? != *stamp => {
                 Err(changed())
             }
             _ => Ok(()),

@@ -70,8 +70,8 @@ pub(super) async fn of(frozen: &Frozen) -> Result<(Vec<Item>, Vec<String>)> {
             FrozenContent::Folder => What::Folder,
             FrozenContent::Untouched(folder) => What::Kept(Arc::clone(folder)),
             FrozenContent::Base(file) => of_base(file),
-            FrozenContent::Staged { local, from_base, base } => What::File {
-                content: Bytes::Staged(Content::staged(local, from_base, base.as_ref())?),
+            FrozenContent::Staged { local, base } => What::File {
+                content: Bytes::Staged(Content::staged(local, base.as_ref())?),
                 layer: base.as_ref().and_then(|base| base.whole_layer().cloned()),
             },
             FrozenContent::Link(target) => What::Link(target.clone()),

@@ -69,9 +69,11 @@ fn looks(frozen: &Frozen) -> HashMap<String, Look> {
     let look = |entry: &crate::mount::overlay::FrozenEntry| {
         let folder = matches!(entry.content, FrozenContent::Folder | FrozenContent::Untouched(_));
         let local = match &entry.content {
-            FrozenContent::Staged { local, .. } => {
-                local.metadata().ok().map(|now| (now.ino(), now.size(), now.ctime(), now.ctime_nsec()))
-            }
+            FrozenContent::Staged { local, .. } => local
+                .open()
+                .ok()
+                .and_then(|file| file.metadata().ok())
+                .map(|now| (now.ino(), now.size(), now.ctime(), now.ctime_nsec())),
             _ => None,
         };
         let target = match &entry.content {
