@@ -75,7 +75,7 @@ pub(super) fn folder(
         match AttributesLayer::of(layer) {
             Some(said) => said.entries.iter().for_each(|entry| saying.say(entry, descriptor, warnings)),
             None => {
-                warnings.add("R12", layer.digest.as_str(), "what it says of modes and links cannot be read")
+                warnings.add("R12", layer.digest.as_str(), "what it says of modes and links cannot be read");
             }
         }
     }

@@ -94,7 +94,7 @@ impl Command {
             Self::Status(verb) => verb.run().await,
             Self::Diff(verb) => verb.run().await,
             Self::Commit(verb) => verb.run().await,
-            Self::Recover(verb) => verb.run(),
+            Self::Recover(_) => recover::run(),
             Self::Discard(verb) => verb.run(),
             Self::Ls(verb) => verb.run().await,
             Self::Cat(verb) => verb.run().await,

@@ -33,14 +33,13 @@ pub(crate) struct Discard {
     pub(crate) debug: Debug,
 }
 
-impl Recover {
-    pub(crate) fn run(self) -> Result<()> {
-        let mut out = io::stdout().lock();
-        for work in orphans()? {
-            show(&mut out, &work)?;
-        }
-        Ok(())
+/// `artifs recover`.
+pub(crate) fn run() -> Result<()> {
+    let mut out = io::stdout().lock();
+    for work in orphans()? {
+        show(&mut out, &work)?;
     }
+    Ok(())
 }
 
 impl Discard {

@@ -86,9 +86,8 @@ async fn end(running: &Running) -> Ended {
     let became = publish(running).await;
     let publishes = running.publisher.as_ref().is_some_and(super::Publisher::has_target);
     let done = match &became {
-        Ended::Discarded => true,
+        Ended::Discarded | Ended::Published(_) => true,
         Ended::Clean => publishes,
-        Ended::Published(_) => true,
         Ended::Staged { .. } => false,
     };
     if done && let Err(error) = overlay.staging().clear() {

@@ -169,8 +169,8 @@ impl Mount {
         let mut publisher = None;
         let served = match options.staging.clone() {
             Some(place) => {
-                let (overlay, publishes) = writable(root, &options, &place, owner).await?;
-                publisher = Some(publishes);
+                let (overlay, made) = writable(root, &options, &place, owner).await?;
+                publisher = Some(made);
                 Served::Writing(Arc::new(overlay))
             }
             None => Served::Reading(Arc::new(Filesystem {
@@ -358,9 +358,8 @@ impl Running {
         // What the kernel holds back of files that are open is handed over first.
         let mountpoint = self.mountpoint.clone();
         if !self.has_ended() {
-            let flushed = tokio::task::spawn_blocking(move || {
-                std::fs::File::open(mountpoint).map(|root| rustix::fs::syncfs(root))
-            });
+            let flushed =
+                tokio::task::spawn_blocking(move || std::fs::File::open(mountpoint).map(rustix::fs::syncfs));
             // Best effort: what was closed or synced is here already.
             let _ = flushed.await;
         }

@@ -253,7 +253,9 @@ fn fill(slots: &[Slot], units: Vec<Unit>) -> Result<Filled> {
     let mut by_name: Vec<Option<usize>> = Vec::new();
     for unit in &units {
         let at = places.get(unit.path.as_slice()).copied();
-        at.into_iter().for_each(|at| taken[at] = true);
+        if let Some(at) = at {
+            taken[at] = true;
+        }
         by_name.push(at);
     }
     let mut filled = Filled { slots: Vec::new(), units: Vec::new() };
@@ -272,10 +274,7 @@ fn fill(slots: &[Slot], units: Vec<Unit>) -> Result<Filled> {
         if same.as_deref() != Some(&unit.path) {
             descriptor.annotations.insert(TITLE.into(), text(&unit.path)?);
         }
-        let unchanged = match (&unit.bytes, &unit.layer) {
-            (None | Some(Bytes::Base(_)), Some(_)) => true,
-            _ => false,
-        };
+        let unchanged = unit.layer.is_some() && !matches!(&unit.bytes, Some(Bytes::Staged(_)));
         filled.units.push((at, descriptor, unit.bytes.filter(|_| !unchanged)));
     }
     filled.slots =

@@ -47,7 +47,7 @@ pub(super) fn find(titles: Vec<Vec<u8>>, items: &[Item], changes: &[Change]) -> 
         }
         let at = item.map_or_else(|| title.clone(), |item| item.path.clone());
         let touches = |path: &str| path.as_bytes() == title || is_below(path.as_bytes(), &title);
-        let changed = at != title
+        let is_changed = at != title
             || changes.iter().any(|change| {
                 let from = matches!(&change.difference, Difference::Renamed { from, .. } if touches(from));
                 from || touches(&change.path)
@@ -56,7 +56,7 @@ pub(super) fn find(titles: Vec<Vec<u8>>, items: &[Item], changes: &[Change]) -> 
         let attributes =
             said.map(|item| Attributes { mode: item.mode, modified: item.modified, owner: None });
         let origin = item.map_or_else(|| Some(title.clone()), |item| item.origin.clone());
-        found.push(FolderUnit { title, at, changed, attributes, origin });
+        found.push(FolderUnit { title, at, changed: is_changed, attributes, origin });
     }
     found
 }

@@ -161,7 +161,7 @@ impl Publisher {
         match &mut *since {
             None => overlay.changes(),
             Some(since) => match overlay.freeze() {
-                Ok(frozen) => since.changes(overlay.changes(), &frozen),
+                Ok(frozen) => since.changes(&overlay.changes(), &frozen),
                 Err(_) => overlay.changes(),
             },
         }
@@ -200,27 +200,27 @@ impl Publisher {
         let plan = making.plan().await?;
         let mut draft = plan.draft;
         let asked = options.artifact_type.is_some() || !options.annotations.is_empty();
-        let changed = asked || differs(&draft, &parent.1);
+        let anything = asked || differs(&draft, &parent.1);
         let mut done = Committed {
             reference: self.reference.clone(),
             digest: parent.0.to_string(),
             parent: parent.0.to_string(),
             tags: tags.iter().map(ToString::to_string).collect(),
-            changed,
+            changed: anything,
             changes: shown,
             left_out: plan.left_out,
         };
-        if !changed && (options.tags.is_empty() || options.dry_run) {
+        if !anything && (options.tags.is_empty() || options.dry_run) {
             self.published(&frozen, &changes);
             done.changes.clear();
             return Ok(done);
         }
-        if changed {
-            self.describe(&mut draft, options, &parent, &frozen);
+        if anything {
+            describe(&mut draft, options, &parent, &frozen);
         }
         let packed = draft.clone().seal()?;
         expect_size(&packed)?;
-        if changed {
+        if anything {
             done.digest = packed.descriptor.digest.to_string();
         }
         if options.dry_run {
@@ -229,7 +229,7 @@ impl Publisher {
         let target = self.target.get().ok_or_else(|| {
             Error::new(ErrorKind::Offline, "this mount was told of no place to publish to (--offline?)")
         })?;
-        if !changed {
+        if !anything {
             self.tag_again(target.as_ref(), &parent, &tags, options).await?;
             return Ok(done);
         }
@@ -353,32 +353,31 @@ impl Publisher {
         }
         Ok(())
     }
+}
 
-    /// What the manifest says of itself.
-    fn describe(
-        &self,
-        draft: &mut Draft,
-        options: &CommitOptions,
-        (parent, image): &(Digest, ImageManifest),
-        frozen: &Frozen,
-    ) {
-        draft.annotations.insert(PARENT.into(), parent.to_string());
-        match &options.message {
-            Some(message) => draft.annotations.insert(MESSAGE.into(), message.clone()),
-            None => draft.annotations.remove(MESSAGE),
-        };
-        if let Some(kind) = &options.artifact_type {
-            draft.artifact_type = Some(kind.clone());
-        }
-        if let Some(before) = image.annotations.get(CREATED) {
-            let before = before.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second);
-            let seconds = options.created.unwrap_or_else(|| newest(frozen).max(before));
-            if let Ok(time) = jiff::Timestamp::from_second(seconds) {
-                draft.annotations.insert(CREATED.into(), time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
-            }
-        }
-        draft.annotations.extend(options.annotations.clone());
+/// What the manifest says of itself.
+fn describe(
+    draft: &mut Draft,
+    options: &CommitOptions,
+    (parent, image): &(Digest, ImageManifest),
+    frozen: &Frozen,
+) {
+    draft.annotations.insert(PARENT.into(), parent.to_string());
+    match &options.message {
+        Some(message) => draft.annotations.insert(MESSAGE.into(), message.clone()),
+        None => draft.annotations.remove(MESSAGE),
+    };
+    if let Some(kind) = &options.artifact_type {
+        draft.artifact_type = Some(kind.clone());
     }
+    if let Some(before) = image.annotations.get(CREATED) {
+        let before = before.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second);
+        let seconds = options.created.unwrap_or_else(|| newest(frozen).max(before));
+        if let Ok(time) = jiff::Timestamp::from_second(seconds) {
+            draft.annotations.insert(CREATED.into(), time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        }
+    }
+    draft.annotations.extend(options.annotations.clone());
 }
 
 /// When the newest change was made; what says it is of the future was made now.

@@ -30,10 +30,10 @@ impl Since {
     }
 
     /// What changed since, given what differs from the base now.
-    pub(super) fn changes(&self, now: Vec<Change>, frozen: &Frozen) -> Vec<Change> {
+    pub(super) fn changes(&self, now: &[Change], frozen: &Frozen) -> Vec<Change> {
         let looks = looks(frozen);
         let mut found = Vec::new();
-        for change in &now {
+        for change in now {
             let Some(before) = self.changes.get(&change.path) else {
                 found.push(change.clone());
                 continue;
