@@ -7,9 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many fetched bytes may wait in memory for the writer and the hasher.
 ///
-/// Four ranges of 8 MiB in flight, plus what the writer has in hand. Together with buffers of the
-/// connections and of replies the process stays below 100 MiB.
-const ROOM: usize = 40 << 20;
+/// What the hasher may hold, a batch of the writer's, and as much again for what arrives meanwhile. Together with
+/// buffers of the connections and of replies the process stays well below 100 MiB.
+const ROOM: usize = 32 << 20;
 
 /// The largest reply the kernel asks for, and so the largest buffer worth keeping.
 const REPLY: usize = 1 << 20;
