@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::distribution::Distribution;
 use support::seed::Artifact;
+use support::server::Server;
 use support::{Big, Content};
 use tempfile::TempDir;
 
@@ -27,7 +27,7 @@ struct Wire {
 }
 
 impl Wire {
-    fn before(registry: &Distribution) -> Self {
+    fn before(registry: &Server) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let answered = Arc::new(AtomicU64::new(0));
@@ -149,7 +149,7 @@ fn kill_while_reading(mounted: &Mounted, wire: &Wire) -> u64 {
 
 #[test]
 fn two_gibibytes_are_fetched_as_far_as_they_are_touched_and_once() {
-    let Some(registry) = Distribution::start() else { return };
+    let Some(registry) = Server::distribution() else { return };
     let content: Content = Big::new(SIZE, 11).into();
     let half: Content = Big::new(HALF, 12).into();
     let artifact = Artifact::new().file("big.bin", content.clone()).file("half.bin", half.clone());

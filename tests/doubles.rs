@@ -2,10 +2,10 @@
 
 use artifs::oci::{Digest, media_type};
 use artifs::store::{Layout, Memory, Source as _};
-use support::distribution::Distribution;
 use support::http::{Client, Response};
 use support::registry::{Auth, End, Fault, On, Redirect, Referrers, Registry};
 use support::seed::{Artifact, Destination, Folder, Index};
+use support::server::Server;
 use support::{Big, Content};
 
 const ACCEPT: (&str, &str) = ("Accept", media_type::ACCEPT_MANIFESTS);
@@ -43,7 +43,7 @@ fn what_is_pushed_can_be_had_from_every_destination() {
             assert_eq!(Digest::of(&answer.body), layer.digest);
         }
     }
-    if let Some(distribution) = Distribution::start() {
+    if let Some(distribution) = Server::distribution() {
         let image = Index::new().image("linux/amd64", artifact()).tag("i").push(&distribution, "b");
         let client = distribution.client();
         let answer = client.request("GET", "/v2/b/manifests/i", &[ACCEPT], &"".into()).unwrap();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use report::Report;
 use run::{Mounted, Server};
 use support::seed::Artifact;
-use support::{Big, distribution::Distribution};
+use support::{Big, server};
 use workload::{Cost, cold, lists, repeat};
 
 /// The large file: more than any cache of the processor, and what a shard of a model has.
@@ -23,7 +23,7 @@ const FILES: usize = 10_000;
 
 fn main() {
     let rounds: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);
-    let Some(registry) = Distribution::start() else {
+    let Some(registry) = server::Server::distribution() else {
         eprintln!("scripts/bench needs docker-registry: apt-get install docker-registry");
         std::process::exit(1);
     };

@@ -13,9 +13,9 @@ use std::process::{Command, Stdio};
 
 use artifs::oci::Digest;
 use snapbox::assert_data_eq;
-use support::distribution::Distribution;
 use support::registry::Registry;
 use support::seed::{Artifact, Folder};
+use support::server::Server;
 
 /// A person with a home of their own, and nothing of the machine's own configuration.
 struct Person {
@@ -97,7 +97,7 @@ fn hex12(digest: &Digest) -> &str {
 fn everywhere(test: impl Fn(&str, &dyn Fn(&Artifact, &str) -> Digest)) {
     let registry = Registry::start();
     test(registry.host().as_str(), &|artifact, repository| artifact.push(&registry, repository).digest);
-    if let Some(real) = Distribution::start() {
+    if let Some(real) = Server::distribution() {
         test(real.host().as_str(), &|artifact, repository| artifact.push(&real, repository).digest);
     }
 }

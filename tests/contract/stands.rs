@@ -10,10 +10,9 @@ use artifs::oci::{Descriptor, media_type};
 use artifs::registry;
 use artifs::store::{Layout, Memory, Source, SourceExt as _, Target};
 use support::Big;
-use support::distribution::Distribution;
 use support::registry::{Auth, Links, Redirect, Referrers, Registry};
 use support::seed::{Artifact, Destination, Index};
-use support::zot::Zot;
+use support::server::Server;
 
 /// The repository everything is in.
 const REPOSITORY: &str = "team/app";
@@ -121,14 +120,14 @@ fn of_registry(server: Registry, settings: &registry::Settings) -> Stand {
 }
 
 pub(crate) fn distribution() -> Option<Stand> {
-    let server = Distribution::start()?;
+    let server = Server::distribution()?;
     let filled = Filled::fill(&server);
     let store = repository(&server.host(), &registry::Settings::default());
     Some(Stand { source: store.clone(), target: Some(store), filled, alive: vec![Box::new(server)] })
 }
 
 pub(crate) fn zot() -> Option<Stand> {
-    let server = Zot::start()?;
+    let server = Server::zot()?;
     let filled = Filled::fill(&server);
     let store = repository(&server.host(), &registry::Settings::default());
     Some(Stand { source: store.clone(), target: Some(store), filled, alive: vec![Box::new(server)] })

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use support::distribution::Distribution;
 use support::registry::Registry;
+use support::server::Server;
 
 const CREATED: &str = "org.opencontainers.image.created=2020-01-01T00:00:00Z";
 
@@ -244,7 +244,7 @@ fn attaching_and_tagging_read_as_in_oras() {
     let asked: Vec<String> =
         registry.requests().iter().map(|request| format!("{} {}", request.method, request.path)).collect();
     assert_eq!(asked, ["GET /v2/t/manifests/1", "PUT /v2/t/manifests/v9"]);
-    if let Some(distribution) = Distribution::start() {
+    if let Some(distribution) = Server::distribution() {
         check(&[], &format!("{}/t:1", distribution.host()), &format!("[registry] {}/t", distribution.host()));
     }
     let said = desk.fail(&["tag", "list", "x"]);
@@ -277,7 +277,7 @@ fn what_is_pushed_comes_back_and_has_the_same_digest_again() {
     std::fs::create_dir(desk.path("d")).unwrap();
     plant(&desk.path("d"));
     let registry = Registry::start();
-    let distribution = Distribution::start();
+    let distribution = Server::distribution();
     let mut places = vec![registry.host().to_string()];
     places.extend(distribution.iter().map(|distribution| distribution.host().to_string()));
     let mut digests = Vec::new();

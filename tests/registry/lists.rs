@@ -4,11 +4,10 @@ use artifs::error::ErrorKind;
 use artifs::oci::reference::Host;
 use artifs::registry;
 use artifs::store::Source as _;
-use support::distribution::Distribution;
 use support::registry::{Endpoint, Fault, Links, On, Referrers, Registry};
 use support::seed::Artifact;
 use support::seed::Destination;
-use support::zot::Zot;
+use support::server::Server;
 
 use crate::{lines, name, repository, settings};
 
@@ -127,7 +126,7 @@ async fn trouble_is_not_taken_for_no_referrers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_registry_is_read_in_all_ways() {
-    let Some(distribution) = Distribution::start() else { return };
+    let Some(distribution) = Server::distribution() else { return };
     let registry = read_in_all_ways(distribution.host(), &distribution).await;
     let error = registry.repository("absent").unwrap().tags().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -139,7 +138,7 @@ async fn docker_registry_is_read_in_all_ways() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn zot_is_read_in_all_ways() {
-    let Some(zot) = Zot::start() else { return };
+    let Some(zot) = Server::zot() else { return };
     read_in_all_ways(zot.host(), &zot).await;
 }
 

@@ -10,7 +10,7 @@
 //!     .file("docs/big.bin", Big::new(2 << 30, 7))         // 2 GiB nobody holds in memory
 //!     .folder("src", Folder::new().file("main.c", 0o644, "int main;").link("m.c", "main.c"))
 //!     .tag("v1")
-//!     .push(&registry, "team/app");                       // or to a Distribution, a Zot, a Layout, a Memory
+//!     .push(&registry, "team/app");                       // or to a Server, a Layout, a Memory
 //! let reference = format!("{}/team/app:v1", registry.host());
 //!
 //! // Now it misbehaves: the second blob request is cut after 100 bytes.
@@ -23,10 +23,9 @@
 //! Every request is recorded. Everything is stopped and removed when its handle is dropped.
 
 pub mod content;
-pub mod distribution;
 pub mod http;
 pub mod registry;
 pub mod seed;
-pub mod zot;
+pub mod server;
 
 pub use content::{Big, Content};
