@@ -25,8 +25,8 @@ pub use self::auth::Auth;
 use self::auth::Tokens;
 pub use self::faults::{End, Fault, On};
 pub use self::record::{Endpoint, Request};
-pub use self::uploads::Uploads;
 use self::server::Command;
+pub use self::uploads::Uploads;
 use crate::content::Content;
 
 /// How a registry is made, apart from single faults.

@@ -59,7 +59,8 @@ pub(super) async fn answer(
     let (head, incoming) = request.into_parts();
     let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let endpoint = if at_storage { Endpoint::Storage } else { endpoint(head.uri.path()) };
-    let announced: Option<u64> = head.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced: Option<u64> =
+        head.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
     let uploads = lock(&state.behaviour).uploads.clone();
     let too_large = endpoint == Endpoint::Upload
         && announced.is_some_and(|length| uploads.largest.is_some_and(|largest| length > largest));

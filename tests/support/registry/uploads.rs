@@ -98,7 +98,8 @@ impl Asked<'_> {
         if let (Some(digest), Some(from)) = (query(self.record, "mount"), query(self.record, "from"))
             && !how.no_mounts
             && let Ok(digest) = digest.parse::<Digest>()
-            && let Some(content) = repositories.get(&from).and_then(|stored| stored.blobs.get(&digest)).cloned()
+            && let Some(content) =
+                repositories.get(&from).and_then(|stored| stored.blobs.get(&digest)).cloned()
         {
             repositories.entry(repository.to_owned()).or_default().blobs.insert(digest.clone(), content);
             return Reply::new(201, "").with("location", format!("/v2/{repository}/blobs/{digest}"));
@@ -123,10 +124,14 @@ impl Asked<'_> {
         let length = self.body.len() as u64;
         let announced = self.record.header("content-length").and_then(|text| text.parse::<u64>().ok());
         if how.largest.is_some_and(|largest| announced.unwrap_or(length) > largest) {
-            return Reply::new(413, "<html>413 Request Entity Too Large</html>").with("content-type", "text/html");
+            return Reply::new(413, "<html>413 Request Entity Too Large</html>")
+                .with("content-type", "text/html");
         }
         let at = upload.len() as u64;
-        if how.state && self.record.method != "GET" && query(self.record, "_state") != Some(format!("{at}/+=")) {
+        if how.state
+            && self.record.method != "GET"
+            && query(self.record, "_state") != Some(format!("{at}/+="))
+        {
             return Reply::error(416, "RANGE_INVALID");
         }
         let said = |arrived: u64| {
@@ -158,7 +163,8 @@ impl Asked<'_> {
                 }
                 let arrived = upload.len() as u64;
                 let status = if how.created { 201 } else { 202 };
-                let reply = Reply::new(status, "").with("location", self.address(repository, number, arrived));
+                let reply =
+                    Reply::new(status, "").with("location", self.address(repository, number, arrived));
                 return reply.with("range", if how.created { "0-0".into() } else { said(arrived) });
             }
             _ => upload.extend_from_slice(self.body),
