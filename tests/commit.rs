@@ -439,16 +439,27 @@ async fn oras_reads_what_was_committed() {
     assert_eq!(fs::read_to_string(out.join("bin/run")).unwrap(), "#!/bin/sh");
 }
 
-/// A manifest whose config tells of its layers is refused before anything is sent.
+/// A manifest whose config tells of its layers is refused before anybody changes anything.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_would_come_out_wrong_is_refused() {
-    let memory = Arc::new(Memory::new());
+async fn what_would_come_out_wrong_is_refused_at_the_mount() {
     let config = "application/vnd.oci.image.config.v1+json";
-    let artifact = Artifact::new().without_kind().config(config, "{}").file("a", "a").tag("v1");
-    let before = artifact.push(memory.as_ref(), "r").digest;
-    let stand = Stand::new(Arc::clone(&memory) as _).await;
-    fs::write(stand.path("a"), "b").unwrap();
-    let error = stand.mounted().commit(&CommitOptions::default(), &()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert_eq!(digest(memory.as_ref(), "v1").await, before);
+    let told = r#"{"rootfs":{"type":"layers","diff_ids":["sha256:0"]}}"#;
+    for (content, possible) in [("{}", true), (r#"{"architecture":"amd64"}"#, true), (told, false)] {
+        let memory = Arc::new(Memory::new());
+        let artifact = Artifact::new().without_kind().config(config, content).file("a", "a").tag("v1");
+        artifact.push(memory.as_ref(), "r");
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = Options::new(folder.path().join("mnt"), "test.example/r:v1");
+        fs::create_dir(&options.mountpoint).unwrap();
+        options.staging = Some(folder.path().join("staging"));
+        let root = Root::Artifact { source: memory, name: tag("v1"), view: View::default() };
+        match (Mount::start(root, options, None).await, possible) {
+            (Ok(mount), true) => mount.stop().await.unwrap(),
+            (Err(error), false) => {
+                assert_eq!(error.kind(), ErrorKind::Unsupported);
+                assert!(error.to_string().contains("it is a container image"), "{error}");
+            }
+            (other, _) => panic!("{content}: {:?}", other.err()),
+        }
+    }
 }

@@ -7,6 +7,7 @@ use super::content::Content;
 use crate::artifact::tree::{self, Folder, Node};
 use crate::error::Result;
 use crate::mount::overlay::{Frozen, FrozenContent, FrozenEntry};
+use crate::mount::staging::LocalBytes;
 use crate::oci::Descriptor;
 
 /// One thing, by its path now.
@@ -70,6 +71,7 @@ pub(super) async fn of(frozen: &Frozen) -> Result<(Vec<Item>, Vec<String>)> {
             FrozenContent::Folder => What::Folder,
             FrozenContent::Untouched(folder) => What::Kept(Arc::clone(folder)),
             FrozenContent::Base(file) => of_base(file),
+            FrozenContent::Staged { local, base: Some(base) } if is_whole(local, base) => of_base(base),
             FrozenContent::Staged { local, base } => What::File {
                 content: Bytes::Staged(Content::staged(local, base.as_ref())?),
                 layer: base.as_ref().and_then(|base| base.whole_layer().cloned()),
@@ -138,6 +140,11 @@ async fn expand(item: Item, into: &mut Vec<Item>) -> Result<()> {
         into.push(item);
     }
     Ok(())
+}
+
+/// Whether nothing was written: every byte is the base's, and all of its bytes are there.
+fn is_whole(local: &LocalBytes, base: &tree::File) -> bool {
+    local.size() == base.size && (base.size == 0 || local.from_base() == [(0, base.size)])
 }
 
 fn of_base(file: &Arc<tree::File>) -> What {

@@ -14,6 +14,7 @@ mod content;
 mod draft;
 mod folders;
 mod items;
+mod possible;
 mod since;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ use super::staging::Publication;
 use crate::artifact::pack::{CREATED, Draft, LayerPart, Packed};
 use crate::artifact::{Artifact, attributes};
 use crate::error::{Context as _, Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Digest, ImageManifest, Manifest, Name, Tag, media_type};
+use crate::oci::{Descriptor, Digest, ImageManifest, Manifest, Name, Tag};
 use crate::ops::{self, Expected, Progress, PushOptions};
 use crate::store::{MANIFEST_LIMIT, Source, SourceExt as _, Target};
 use draft::Making;
@@ -36,18 +37,6 @@ use since::Since;
 pub const PARENT: &str = "land.artifs.parent";
 /// The annotation with a commit's message.
 pub const MESSAGE: &str = "land.artifs.message";
-
-/// Types of configs that tell of layers: who changes a layer would have to make these anew, each in its own way.
-const TELLS_OF_LAYERS: [&str; 8] = [
-    media_type::IMAGE_CONFIG,
-    "application/vnd.docker.container.image.v1+json",
-    "application/vnd.docker.ai.model.config.v0.1+json",
-    "application/vnd.cncf.model.config.v1+json",
-    "application/vnd.kitops.modelkit.config.v1+json",
-    "application/vnd.cncf.helm.config.v1+json",
-    "application/vnd.wasm.config.v0+json",
-    "application/vnd.sylabs.sif.config.v1+json",
-];
 
 /// How to commit.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -66,6 +55,12 @@ pub struct CommitOptions {
     pub dry_run: bool,
     /// When the artifact is said to be made, in seconds since 1970; the time of the newest change if `None`.
     pub created: Option<i64>,
+    /// Whether owners and times are published as well.
+    #[serde(default)]
+    pub preserve: bool,
+    /// Whether new folders become one layer each, as `oras push` makes of a folder.
+    #[serde(default)]
+    pub pack: bool,
 }
 
 impl CommitOptions {
@@ -127,6 +122,7 @@ impl Publisher {
                 ),
             ));
         }
+        possible::expect(artifact, image).await?;
         let base = Arc::new((artifact.descriptor.digest.clone(), image.clone()));
         let parent = match &publication.published {
             Some(digest) if *digest != base.0 => {
@@ -184,7 +180,6 @@ impl Publisher {
             self.take_up_attempt(&mut state).await;
         }
         let parent = Arc::clone(&state.parent);
-        self.expect_possible(&parent.1)?;
         let scratch = tempfile::Builder::new()
             .prefix("commit-")
             .tempdir_in(overlay.staging().folder())
@@ -341,15 +336,6 @@ impl Publisher {
                 return Err(Error::new(ErrorKind::Conflict, why));
             }
             target.tag(&manifest, tag).await?;
-        }
-        Ok(())
-    }
-
-    fn expect_possible(&self, image: &ImageManifest) -> Result<()> {
-        let config = image.config.as_ref().map_or("", |config| media_type::essence(&config.media_type));
-        if TELLS_OF_LAYERS.contains(&config) {
-            let why = format!("its config ({config}) tells of its layers and cannot be made anew yet");
-            return Err(unsupported(&self.reference, &why));
         }
         Ok(())
     }
