@@ -11,6 +11,7 @@ use artifs::mount::{Mount, Options, Root, Verify};
 use artifs::oci::Digest;
 use support::registry::Registry;
 use support::seed::Artifact;
+use support::seen::xattr;
 use support::{Big, Content};
 use tempfile::TempDir;
 
@@ -91,9 +92,7 @@ fn digest(path: &Path) -> std::io::Result<Digest> {
 }
 
 fn verified(path: &Path) -> String {
-    let mut value = [0; 16];
-    let length = rustix::fs::getxattr(path, "user.oci.verified", &mut value).unwrap();
-    String::from_utf8(value[..length].to_vec()).unwrap()
+    String::from_utf8(xattr(path, "user.oci.verified").unwrap()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,9 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{FallocateFlags, fallocate};
+use support::noise;
 
-use crate::stand::{Stand, noise};
+use crate::stand::Stand;
 
 const BIG: usize = 8 << 20;
 
@@ -23,7 +24,7 @@ async fn a_first_write_to_a_big_file_downloads_nothing_and_the_rest_stays_the_ba
     }
     file.sync_all().unwrap();
     drop(file);
-    assert_eq!(stand.store.bytes(), 0, "nothing was fetched to write");
+    assert_eq!(stand.store.file_bytes(), 0, "nothing was fetched to write");
     for again in [false, true] {
         if again {
             stand.remount().await;
@@ -119,7 +120,7 @@ async fn a_mapping_writes_what_every_other_reader_sees() {
 async fn new_files_need_no_registry() {
     let stand = Stand::new(&[("remote", &noise(1 << 20))]).await;
     fs::metadata(stand.path("remote")).unwrap();
-    stand.store.go_away();
+    stand.store.stall(true);
     fs::write(stand.path("local"), noise(300_000)).unwrap();
     assert!(fs::read(stand.path("local")).unwrap() == noise(300_000));
     let refused = fs::read(stand.path("remote")).unwrap_err();

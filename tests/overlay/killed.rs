@@ -8,8 +8,11 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use artifs::mount::{Mount, is_mounted};
+use support::noise;
+use support::seen::names;
+use support::store::Store;
 
-use crate::stand::{Store, names, noise, options, root};
+use crate::stand::options;
 
 const BASE: usize = 1 << 20;
 const PLACE: &str = "ARTIFS_TEST_KILLED";
@@ -19,8 +22,8 @@ const PLACE: &str = "ARTIFS_TEST_KILLED";
 async fn victim() {
     let Some(folder) = std::env::var_os(PLACE) else { return };
     let store = Store::new();
-    store.artifact(&[("base", &noise(BASE))]).await;
-    let mount = Mount::start(root(&store), options(Path::new(&folder)), None).await.unwrap();
+    store.artifact("v1", &[("base", &noise(BASE))]).await;
+    let mount = Mount::start(store.root("v1"), options(Path::new(&folder)), None).await.unwrap();
     mount.ended().await;
 }
 

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use rustix::fs::{CWD, RenameFlags};
+use support::noise;
 
-use crate::stand::{Stand, noise};
+use crate::stand::Stand;
 
 /// What both are made of at first.
 fn base() -> Vec<(&'static str, Vec<u8>)> {

@@ -5,8 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use rustix::fs::{CWD, RenameFlags, XattrFlags};
+use support::seen::names;
 
-use crate::stand::{Stand, names};
+use crate::stand::Stand;
 
 fn errno(result: std::io::Result<impl Sized>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())

@@ -4,8 +4,10 @@ use std::fs;
 
 use artifs::ErrorKind;
 use artifs::mount::{FrozenContent, Mount, discard, works};
+use support::noise;
+use support::seen::names;
 
-use crate::stand::{REFERENCE, Stand, names, noise, options, root};
+use crate::stand::{REFERENCE, Stand, options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_reference_has_one_writer() {
@@ -13,7 +15,7 @@ async fn one_reference_has_one_writer() {
     let mut second = options(stand.folder.path());
     second.mountpoint = stand.folder.path().join("other");
     fs::create_dir(&second.mountpoint).unwrap();
-    let refused = Mount::start(root(&stand.store), second, None).await.err().unwrap();
+    let refused = Mount::start(stand.store.root("v1"), second, None).await.err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
     assert_eq!(discard(&stand.staging(), REFERENCE).unwrap_err().kind(), ErrorKind::Conflict);
 }
@@ -28,7 +30,7 @@ async fn work_builds_on_what_it_was_begun_on_though_the_tag_moved() {
     assert_eq!((left[0].reference.as_str(), left[0].in_use), (REFERENCE, false));
     assert!(left[0].records > 0);
 
-    stand.store.artifact(&[("a", b"second"), ("b", b"second")]).await;
+    stand.store.artifact("v1", &[("a", b"second"), ("b", b"second")]).await;
     stand.mount().await.unwrap();
     assert!(works(&stand.staging()).unwrap()[0].in_use);
     assert_eq!(fs::read_to_string(stand.path("a")).unwrap(), "mine");
@@ -47,7 +49,7 @@ async fn nothing_changed_is_nothing_staged() {
     let mut stand = Stand::new(&[("a", b"first")]).await;
     assert_eq!(fs::read_to_string(stand.path("a")).unwrap(), "first");
     stand.unmount().await;
-    stand.store.artifact(&[("a", b"second")]).await;
+    stand.store.artifact("v1", &[("a", b"second")]).await;
     stand.mount().await.unwrap();
     assert_eq!(fs::read_to_string(stand.path("a")).unwrap(), "second");
 }

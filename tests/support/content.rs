@@ -159,6 +159,19 @@ impl From<&[u8]> for Content {
     }
 }
 
+/// Bytes without a pattern a mistake could hide in.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(length)
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! What the tests share: registries that run, registries that misbehave, and artifacts to put in them.
+//! What the tests share: registries that run, stores that misbehave, and artifacts to put in them.
 //!
 //! ```
 //! use support::registry::{Fault, On, Registry};
@@ -26,6 +26,8 @@ pub mod content;
 pub mod http;
 pub mod registry;
 pub mod seed;
+pub mod seen;
 pub mod server;
+pub mod store;
 
-pub use content::{Big, Content};
+pub use content::{Big, Content, noise};
