@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use artifs::ErrorKind;
 use artifs::artifact::{self, View};
-use artifs::mount::{CommitOptions, Ended, Mount, Options, PARENT, Root, works};
+use artifs::mount::{CommitOptions, Committed, Ended, Mount, Options, PARENT, Root, works};
 use artifs::oci::{Digest, Manifest, Name};
 use artifs::ops::{PullOptions, pull};
 use artifs::registry::{self, Settings};
@@ -99,6 +99,12 @@ fn hundred() -> Artifact {
     })
 }
 
+/// What one commit of a mounted artifact did.
+fn one(mut done: Vec<Committed>) -> Committed {
+    assert_eq!(done.len(), 1, "{done:?}");
+    done.remove(0)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_a_hundred_is_one_blob_and_one_manifest() {
     let registry = Registry::start();
@@ -107,12 +113,13 @@ async fn one_of_a_hundred_is_one_blob_and_one_manifest() {
     fs::write(stand.path("f050"), "edited").unwrap();
     let begun = registry.requests().len();
     let Ended::Published(done) = stand.unmount().await else { panic!("not published") };
+    let done = one(done);
     let sent: Vec<_> = registry.requests().split_off(begun);
     let puts = |endpoint| {
         sent.iter().filter(|request| request.method == "PUT" && request.endpoint == endpoint).count()
     };
     assert_eq!((puts(Endpoint::Upload), puts(Endpoint::Manifest)), (1, 1));
-    assert_eq!(done.parent, before.digest.to_string());
+    assert_eq!(done.parent, Some(before.digest.to_string()));
     assert!(works(&stand.staging()).unwrap().is_empty(), "what is published is staged no more");
 
     let target = repository(&registry);
@@ -190,6 +197,7 @@ async fn everything_comes_back_from_a_registry_a_layout_and_by_pull() {
         afternoon(&stand.at());
         let wanted = listed(&stand.at());
         let Ended::Published(done) = stand.unmount().await else { panic!("not published") };
+        let done = one(done);
         assert!(done.left_out.is_empty(), "{:?}", done.left_out);
         stand.mount().await;
         assert_eq!(listed(&stand.at()), wanted);
@@ -227,8 +235,8 @@ async fn the_same_tree_has_the_same_digest() {
         fs::write(stand.path("f001"), "edited").unwrap();
         fs::write(stand.path("f100"), "new").unwrap();
         let options = CommitOptions { created: Some(1_700_000_000), ..CommitOptions::default() };
-        let done = stand.mounted().commit(&options, &()).await.unwrap();
-        let again = stand.mounted().commit(&options, &()).await.unwrap();
+        let done = one(stand.mounted().commit(&options, &()).await.unwrap());
+        let again = one(stand.mounted().commit(&options, &()).await.unwrap());
         assert!(!again.changed, "the same again is nothing to publish");
         assert_eq!(again.digest, done.digest);
         digests.push(done.digest);
@@ -242,16 +250,17 @@ async fn a_mount_goes_on_after_a_commit() {
     afternoons_base().push(memory.as_ref(), "r");
     let mut stand = Stand::new(Arc::clone(&memory) as _).await;
     afternoon(&stand.at());
-    let first = stand.mounted().commit(&CommitOptions::default(), &()).await.unwrap();
+    let first = one(stand.mounted().commit(&CommitOptions::default(), &()).await.unwrap());
     assert!(stand.mounted().changes().is_empty());
     fs::write(stand.path("new"), "newer").unwrap();
     let changes = stand.mounted().changes();
     assert_eq!(changes.iter().map(|change| change.path.as_str()).collect::<Vec<_>>(), ["new"]);
-    let second = stand.mounted().commit(&CommitOptions::default(), &()).await.unwrap();
-    assert_eq!(second.parent, first.digest);
+    let second = one(stand.mounted().commit(&CommitOptions::default(), &()).await.unwrap());
+    assert_eq!(second.parent, Some(first.digest));
     fs::remove_file(stand.path("new")).unwrap();
     let Ended::Published(third) = stand.unmount().await else { panic!("not published") };
-    assert_eq!(third.parent, second.digest);
+    let third = one(third);
+    assert_eq!(third.parent, Some(second.digest));
     assert_eq!(digest(memory.as_ref(), "v1").await.to_string(), third.digest);
     stand.mount().await;
     assert!(!stand.path("new").exists());
@@ -274,12 +283,12 @@ async fn who_was_overtaken_publishes_nothing_and_loses_nothing() {
     let error = stand.mounted().commit(&CommitOptions::default(), &()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     let beside = CommitOptions { tags: vec!["mine".into()], ..CommitOptions::default() };
-    let done = stand.mounted().commit(&beside, &()).await.unwrap();
+    let done = one(stand.mounted().commit(&beside, &()).await.unwrap());
     assert_eq!(digest(memory.as_ref(), "mine").await.to_string(), done.digest);
     assert_eq!(digest(memory.as_ref(), "v1").await, theirs);
     fs::write(stand.path("f002"), "mine too").unwrap();
     let forced = CommitOptions { force: true, ..CommitOptions::default() };
-    let done = stand.mounted().commit(&forced, &()).await.unwrap();
+    let done = one(stand.mounted().commit(&forced, &()).await.unwrap());
     assert_eq!(digest(memory.as_ref(), "v1").await.to_string(), done.digest);
 }
 

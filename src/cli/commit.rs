@@ -114,7 +114,14 @@ pub(super) fn not_published(why: &str, conflict: bool, folder: &Path) -> Failure
 }
 
 /// Says what was published.
-pub(super) fn report(done: &Committed, dry_run: bool) -> Result<()> {
+pub(super) fn report(all: &[Committed], dry_run: bool) -> Result<()> {
+    if all.is_empty() {
+        writeln!(io::stdout(), "Nothing to publish")?;
+    }
+    all.iter().try_for_each(|done| report_one(done, dry_run))
+}
+
+fn report_one(done: &Committed, dry_run: bool) -> Result<()> {
     let mut out = io::stdout().lock();
     for left_out in &done.left_out {
         writeln!(io::stderr(), "Warning: not published: {}", printable(left_out))?;
@@ -123,16 +130,24 @@ pub(super) fn report(done: &Committed, dry_run: bool) -> Result<()> {
         writeln!(out, "Nothing to publish: {} is as {}", done.reference, done.digest)?;
         return Ok(());
     }
+    if done.deleted {
+        let word = if dry_run { "Would delete" } else { "Deleted" };
+        return Ok(writeln!(out, "{word} {} (it was {})", done.reference, done.digest)?);
+    }
     list(&mut out, &done.changes)?;
     let word = if dry_run { "Would publish" } else { "Published" };
     writeln!(out, "{word} {} ({})", done.reference, done.tags.join(", "))?;
     writeln!(out, "Digest: {}", done.digest)?;
-    Ok(writeln!(out, "Parent: {}", done.parent)?)
+    match &done.parent {
+        Some(parent) => Ok(writeln!(out, "Parent: {parent}")?),
+        None => Ok(()),
+    }
 }
 
 /// Changes as git lists them.
 pub(super) fn list(out: &mut impl io::Write, changes: &[Change]) -> io::Result<()> {
-    for change in changes {
+    // An artifact of a repository that is new as a whole has no path in itself.
+    for change in changes.iter().filter(|change| !change.path.is_empty()) {
         let path = printable(&change.path);
         match &change.difference {
             Difference::Added => writeln!(out, "  new file:   {path}")?,

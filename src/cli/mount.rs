@@ -37,6 +37,9 @@ Example - Mount an artifact of the OCI image layout folder 'layout':
 Example - Mount an artifact to change it:
   artifs mount --rw localhost:5000/notes:v1 /mnt
 
+Example - Mount a repository to make artifacts: mkdir /mnt/v2, or cp -r /mnt/v1 /mnt/v2, which moves no bytes:
+  artifs mount --rw localhost:5000/notes /mnt
+
 Example - Mount at boot, by a line in /etc/fstab:
   localhost:5000/model:v1 /mnt fuse.artifs _netdev,nofail,allow_other 0 0
 
@@ -49,9 +52,13 @@ pub(crate) struct Mount {
     /// the folder to mount it at
     #[arg(value_name = "folder")]
     mountpoint: PathBuf,
-    /// mount one artifact for writing; changes are staged on the local disk, and found again by the next such mount
+    /// mount an artifact or a repository for writing; changes are staged on the local disk, and found again by the
+    /// next such mount
     #[arg(long = "rw")]
     writable: bool,
+    /// in a repository: let the removal of a tag's folder delete the tag
+    #[arg(long, requires = "writable")]
+    allow_delete: bool,
     /// stay in the foreground, and log to the terminal
     #[arg(short, long)]
     foreground: bool,
@@ -184,6 +191,7 @@ impl Mount {
             deadline: Duration::from_secs(self.deadline),
             passthrough: !self.no_passthrough,
             log: log.map(|log| log.path.clone()),
+            allow_delete: self.allow_delete,
             staging: if self.writable { Some(mount::place()?) } else { None },
             ..Options::new(&self.mountpoint, reference)
         })

@@ -63,7 +63,9 @@ pub(super) fn orphans() -> Result<Vec<Work>> {
 pub(super) fn show(out: &mut impl io::Write, work: &Work) -> Result<()> {
     let Work { reference, base, folder, .. } = work;
     writeln!(out, "{reference}: work that is not published")?;
-    writeln!(out, "  builds on  {base}")?;
+    if let Some(base) = base {
+        writeln!(out, "  builds on  {base}")?;
+    }
     writeln!(out, "  staged in  {}", folder.display())?;
     writeln!(
         out,

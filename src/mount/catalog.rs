@@ -16,7 +16,7 @@ use crate::store::{Catalog, Source};
 
 /// How old a list of tags or repositories may be: new tags show up while somebody looks, and `ls` in a loop
 /// does not become a request in a loop.
-const LIFETIME: Duration = Duration::from_secs(5);
+pub(super) const LIFETIME: Duration = Duration::from_secs(5);
 
 /// A repository: its tags, and the repositories below it.
 pub(super) struct Place {
@@ -320,7 +320,7 @@ impl Tags {
 }
 
 /// Whether an error says "not there, or not for you to see": registries use these for one another.
-fn is_absence(error: &Error) -> bool {
+pub(super) fn is_absence(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::NotFound | ErrorKind::Unauthorized | ErrorKind::Denied | ErrorKind::Unsupported
@@ -328,19 +328,19 @@ fn is_absence(error: &Error) -> bool {
 }
 
 /// A tag as a file name. A layout's tag may be any text: `/` and `%` are written as in a URL.
-fn file_name(tag: &Tag) -> Option<FileName> {
+pub(super) fn file_name(tag: &Tag) -> Option<FileName> {
     let name = tag.as_str().replace('%', "%25").replace('/', "%2F");
     let fits = name.len() <= 255 && !name.contains('\0') && name != "." && name != "..";
     fits.then(|| name.into_bytes())
 }
 
 /// The tag a file name means.
-fn tag_of(name: &str) -> Option<Tag> {
+pub(super) fn tag_of(name: &str) -> Option<Tag> {
     Tag::of_layout(&name.replace("%2F", "/").replace("%25", "%")).ok()
 }
 
 /// A value asked for again when it has become old, once however many want it.
-struct Fresh<T> {
+pub(super) struct Fresh<T> {
     value: tokio::sync::Mutex<Option<(Instant, Arc<T>)>>,
 }
 
@@ -359,7 +359,7 @@ impl<T> Fresh<T> {
 
     /// The value, asked for if it is older than [`LIFETIME`]. While the registry is gone or slow, the old one
     /// goes on being served.
-    async fn get(&self, ask: impl Future<Output = Result<T>>) -> Result<Arc<T>> {
+    pub(super) async fn get(&self, ask: impl Future<Output = Result<T>>) -> Result<Arc<T>> {
         let mut value = self.value.lock().await;
         let Some((since, old)) = value.clone() else {
             let first = Arc::new(ask.await?);

@@ -44,7 +44,7 @@ enum Answer {
     Status(Box<Status>),
     Changes(Vec<Change>),
     Event(Box<Event>),
-    Committed(Box<Committed>),
+    Committed(Vec<Committed>),
     /// What became of the changes.
     Stopped(Ended),
     Refused(String),
@@ -218,7 +218,7 @@ async fn answer(line: &str, running: &Running, watcher: UnboundedSender<Event>) 
         Ok(Ask::Commit(options)) => {
             watch();
             match running.commit(&options, running).await {
-                Ok(committed) => Answer::Committed(Box::new(committed)),
+                Ok(committed) => Answer::Committed(committed),
                 Err(error) if error.kind() == ErrorKind::Conflict => Answer::Conflict(error.to_string()),
                 Err(error) => Answer::Refused(error.to_string()),
             }
@@ -353,9 +353,9 @@ pub async fn diff(path: &Path) -> Result<Vec<Change>> {
 /// Publishes what changed in the mount at `path`.
 ///
 /// [`Conflict`](ErrorKind::Conflict) if somebody else moved the tag: nothing is published under it then.
-pub async fn commit(path: &Path, options: &CommitOptions, progress: &dyn Progress) -> Result<Committed> {
+pub async fn commit(path: &Path, options: &CommitOptions, progress: &dyn Progress) -> Result<Vec<Committed>> {
     match watch(&at(path).await?, &Ask::Commit(Box::new(options.clone())), progress).await? {
-        Some(Answer::Committed(committed)) => Ok(*committed),
+        Some(Answer::Committed(committed)) => Ok(committed),
         other => Err(strange(other, path)),
     }
 }

@@ -22,7 +22,7 @@ pub enum Ended {
     /// Nothing was changed since the last commit, or nothing could be.
     Clean,
     /// It was published.
-    Published(Box<Committed>),
+    Published(Vec<Committed>),
     /// It was thrown away, as asked for.
     Discarded,
     /// It was not published and stays staged.
@@ -107,7 +107,7 @@ async fn publish(running: &Running) -> Ended {
     let staged =
         |why: String, conflict: bool| Ended::Staged { reference: running.reference.clone(), why, conflict };
     match running.commit(&CommitOptions::from_environment(), running).await {
-        Ok(committed) if committed.changed => Ended::Published(Box::new(committed)),
+        Ok(committed) if committed.iter().any(|one| one.changed) => Ended::Published(committed),
         Ok(_) => Ended::Clean,
         Err(error) => staged(error.to_string(), error.kind() == ErrorKind::Conflict),
     }

@@ -37,7 +37,7 @@ pub(super) struct Pin {
 }
 
 impl Pin {
-    fn new(named: Named, moved_to: Option<&Digest>) -> Self {
+    pub(super) fn new(named: Named, moved_to: Option<&Digest>) -> Self {
         let moved_to = moved_to.map_or("", Digest::as_str);
         let id = stable_id(&[b"name", named.reference.as_bytes(), moved_to.as_bytes()]);
         Self { named, id, artifact: OnceCell::new() }

@@ -5,7 +5,7 @@
 //! - `inodes`, `handles`: what the kernel remembers, and what it has open
 //! - `overlay`: a tree that can be changed, over one that cannot · `staging`: where the changes are kept
 //! - `commit`: what changed becomes a new manifest · `ending`: what becomes of it when the mount ends
-//! - `catalog`: tags and repositories as folders · `follow`: what a name is pinned to
+//! - `catalog`: tags and repositories as folders · `follow`: what a name is pinned to · `shelf`: tags to build changes on
 //! - `options`, `mountpoint`, `control`: everything around it
 
 mod catalog;
@@ -24,6 +24,7 @@ mod names;
 mod options;
 mod overlay;
 mod prefetch;
+mod shelf;
 mod staging;
 
 use std::path::{Path, PathBuf};
@@ -32,8 +33,8 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::View;
 use crate::artifact::tree::Folder;
+use crate::artifact::{Artifact, View};
 use crate::cache::{self, Cache};
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::Name;
@@ -46,6 +47,7 @@ use follow::{Named, Slots};
 use fs::{Counts, Filesystem, Top};
 use fuse::Served;
 use overlay::{Ground, Overlay};
+use shelf::Shelf;
 use staging::Staging;
 
 pub use commit::{CommitOptions, Committed, MESSAGE, PARENT};
@@ -241,8 +243,9 @@ impl Mount {
         }
     }
 
-    /// Publishes what changed, and goes on.
-    pub async fn commit(&self, options: &CommitOptions, progress: &dyn Progress) -> Result<Committed> {
+    /// Publishes what changed, and goes on. One of each artifact that could be published; of a mounted artifact always
+    /// that one.
+    pub async fn commit(&self, options: &CommitOptions, progress: &dyn Progress) -> Result<Vec<Committed>> {
         self.running.commit(options, progress).await
     }
 
@@ -350,7 +353,7 @@ impl Running {
         }
     }
 
-    async fn commit(&self, options: &CommitOptions, progress: &dyn Progress) -> Result<Committed> {
+    async fn commit(&self, options: &CommitOptions, progress: &dyn Progress) -> Result<Vec<Committed>> {
         let (Served::Writing(overlay), Some(publisher)) = (&self.served, &self.publisher) else {
             let why = format!("{} is mounted read-only; mount it with --rw to change it", self.reference);
             return Err(Error::new(ErrorKind::Unsupported, why));
@@ -399,36 +402,35 @@ async fn writable(
     place: &Path,
     owner: (u32, u32),
 ) -> Result<(Overlay, Publisher)> {
-    let Root::Artifact { source, name, view } = root else {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("{}: only one artifact can be mounted for writing; name its tag", options.reference),
-        ));
-    };
     let (staging, records) = Staging::open(place, &options.reference)?;
-    let opened = match staging.about() {
-        Some(work) => {
-            // A registry that is gone is no reason not to go on: what is needed of it may be cached.
-            let now = tokio::time::timeout(options.deadline, source.resolve(&name)).await;
-            if let Ok(Ok(now)) = now
-                && now.digest != work.base
-            {
-                tracing::warn!(
-                    reference = options.reference, base = %work.base, now = %now.digest,
-                    "the staged changes build on what the reference pointed to before; the mount shows that"
-                );
-            }
-            Name::Digest(work.shown.clone())
+    let (top, base, publisher) = match root {
+        Root::Artifact { source, name, view } => {
+            let artifact = artifact_to_change((source, name.clone(), view), options, &staging).await?;
+            let base = Arc::clone(&artifact.root);
+            (overlay::Top::Artifact, base, Publisher::of_artifact(artifact, name, &staging).await?)
         }
-        None => name.clone(),
+        Root::Repository { source, view } => {
+            let may_delete = options.allow_delete;
+            let reference = options.reference.trim_end_matches('/');
+            let shelf = Shelf::new(source, reference, view);
+            if staging.about().is_none() {
+                staging.forget_note()?;
+                staging.bind(None, None)?;
+            }
+            let base = Arc::clone(&shelf) as Arc<dyn Folder>;
+            let publisher = Publisher::of_repository(reference, Arc::clone(&shelf), may_delete, &staging)?;
+            (overlay::Top::Repository { shelf, may_delete }, base, publisher)
+        }
+        Root::Catalog { .. } => {
+            let why = format!(
+                "{}: a registry cannot be mounted for writing; name a repository or an artifact",
+                options.reference
+            );
+            return Err(Error::new(ErrorKind::Unsupported, why));
+        }
     };
-    let artifact = crate::artifact::open(source, &opened, &options.reference, &view).await?;
-    if staging.about().is_none() {
-        staging.note(&staging::Publication::default())?;
-        staging.bind(&artifact.named.digest, &artifact.descriptor.digest)?;
-    }
-    let publisher = Publisher::new(&artifact, name, staging.publication()?).await?;
     let ground = Ground {
+        top,
         staging,
         records,
         owner,
@@ -436,7 +438,39 @@ async fn writable(
         verify: options.verify,
         passthrough: options.passthrough,
     };
-    Ok((Overlay::open(artifact.root, ground).await?, publisher))
+    let overlay = Overlay::open(base, ground).await?;
+    overlay.look_inside().await?;
+    Ok((overlay, publisher))
+}
+
+/// The artifact a name points at, or the one that staged work builds on.
+async fn artifact_to_change(
+    (source, name, view): (Arc<dyn Source>, Name, View),
+    options: &Options,
+    staging: &Staging,
+) -> Result<Artifact> {
+    let opened = match staging.about().and_then(|work| Some((work.base.clone()?, work.shown.clone()?))) {
+        Some((base, shown)) => {
+            // A registry that is gone is no reason not to go on: what is needed of it may be cached.
+            let now = tokio::time::timeout(options.deadline, source.resolve(&name)).await;
+            if let Ok(Ok(now)) = now
+                && now.digest != base
+            {
+                tracing::warn!(
+                    reference = options.reference, %base, now = %now.digest,
+                    "the staged changes build on what the reference pointed to before; the mount shows that"
+                );
+            }
+            Name::Digest(shown)
+        }
+        None => name,
+    };
+    let artifact = crate::artifact::open(source, &opened, &options.reference, &view).await?;
+    if staging.about().is_none() {
+        staging.forget_note()?;
+        staging.bind(Some(&artifact.named.digest), Some(&artifact.descriptor.digest))?;
+    }
+    Ok(artifact)
 }
 
 /// The mount itself, off the runtime's threads: the kernel's handshake blocks.

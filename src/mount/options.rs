@@ -32,6 +32,8 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// Where changes are staged (see [`place`](super::place)); `None` mounts read-only.
     pub staging: Option<PathBuf>,
+    /// Whether removing the folder of a tag, in a repository mounted for writing, deletes the tag.
+    pub allow_delete: bool,
 }
 
 /// When a blob is checked against its digest.
@@ -61,6 +63,7 @@ impl Options {
             threads: std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
             log: None,
             staging: None,
+            allow_delete: false,
         }
     }
 }

@@ -7,12 +7,14 @@ pub mod pull;
 pub mod push;
 pub mod tag;
 mod transfer;
+mod untag;
 mod upload;
 
 use crate::oci::Descriptor;
 
 pub use pull::{PullOptions, Pulled, PulledFile, pull};
 pub use push::{Expected, PushOptions, Pushed, push};
+pub use untag::untag;
 
 /// Who watches a verb at work. Called from several tasks at once; must be quick. `()` watches nothing.
 pub trait Progress: Send + Sync {

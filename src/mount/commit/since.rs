@@ -6,16 +6,19 @@
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
 
+use serde::{Deserialize, Serialize};
+
 use crate::mount::overlay::{Change, Difference, Frozen, FrozenContent};
 
 /// A tree that was published.
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Since {
     changes: HashMap<String, Change>,
     looks: HashMap<String, Look>,
 }
 
 /// What a thing looks like as long as nobody changes it.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Look {
     mode: u32,
     modified: (i64, u32),
@@ -25,8 +28,11 @@ struct Look {
 
 impl Since {
     pub(super) fn new(frozen: &Frozen, changes: &[Change]) -> Self {
-        let changes = changes.iter().map(|change| (change.path.clone(), change.clone())).collect();
-        Self { changes, looks: looks(frozen) }
+        let changes: HashMap<String, Change> =
+            changes.iter().map(|change| (change.path.clone(), change.clone())).collect();
+        let mut looks = looks(frozen);
+        looks.retain(|path, _| HashMap::contains_key(&changes, path));
+        Self { changes, looks }
     }
 
     /// What changed since, given what differs from the base now.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    BackingId, Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry,
-    ReplyOpen,
+    BackingId, Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyEmpty,
+    ReplyEntry, ReplyOpen,
 };
 
 use super::attributes::stat_of;
 use super::number_of;
 use crate::artifact::tree::IMMUTABLE;
+use crate::mount::catalog::LIFETIME;
 use crate::mount::errno;
 use crate::mount::handles::{Backing, Way};
 use crate::mount::overlay::{Answer, Opened, Overlay, Refusal, Stat};
@@ -29,6 +30,11 @@ pub(super) fn refuse(overlay: &Overlay, refusal: &Refusal) -> Errno {
 
 pub(super) fn lifetime(stat: &Stat) -> Duration {
     if stat.restless { RESTLESS } else { IMMUTABLE }
+}
+
+/// How long a name that means nothing in `folder` may be taken to mean nothing.
+pub(super) fn absence(overlay: &Overlay, folder: INodeNo) -> Duration {
+    if overlay.is_growing(folder.0) { LIFETIME } else { IMMUTABLE }
 }
 
 pub(super) fn entry(overlay: &Overlay, reply: ReplyEntry, answer: Answer<Stat>) {

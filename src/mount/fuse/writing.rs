@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::attributes::{dots, give, nothing, stat_of};
@@ -21,7 +21,7 @@ use super::replies::{self, attr, backing, empty, entry, lifetime, refuse};
 use super::{BACKGROUND, Kernel, LARGEST, WANTED, number_of};
 use crate::artifact::tree::IMMUTABLE;
 use crate::error::{Error, ErrorKind};
-use crate::mount::overlay::{self, New, Overlay, Refusal, Set, Setting, Target, When, Who};
+use crate::mount::overlay::{self, New, Opener, Overlay, Refusal, Set, Setting, Target, When, Who};
 use crate::mount::staging::{Made, Seek};
 
 /// The mount may lie on one more stacked file system: the staging folder of a container is often on overlayfs.
@@ -29,6 +29,12 @@ const DEPTH: u32 = 2;
 
 fn who(request: &Request) -> Who {
     Who { uid: request.uid(), gid: request.gid() }
+}
+
+fn opener(request: &Request, flags: OpenFlags) -> Opener {
+    let access = flags.acc_mode();
+    let (reads, writes) = (access != OpenAccMode::O_WRONLY, access != OpenAccMode::O_RDONLY);
+    Opener { process: request.pid(), reads, writes }
 }
 
 fn when(time: TimeOrNow) -> When {
@@ -78,7 +84,7 @@ impl fuser::Filesystem for Kernel<Overlay> {
         self.answer(async move {
             match fs.lookup(parent.0, &name).await {
                 // An entry with number 0 is the absence of one, remembered for as long.
-                Ok(None) => reply.entry(&IMMUTABLE, &nothing(), Generation(0)),
+                Ok(None) => reply.entry(&replies::absence(&fs, parent), &nothing(), Generation(0)),
                 Ok(Some(stat)) => entry(&fs, reply, Ok(stat)),
                 Err(refusal) => reply.error(refuse(&fs, &refusal)),
             }
@@ -210,25 +216,26 @@ impl fuser::Filesystem for Kernel<Overlay> {
         name: &OsStr,
         mode: u32,
         _umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         let (fs, name) = (self.fs(), name.as_bytes().to_vec());
         let new = New { what: Made::File, mode: mode & 0o7777, who: who(request) };
+        let opener = opener(request, OpenFlags(flags));
         self.answer(async move {
-            let created =
-                fs.create(parent.0, &name, new, &mut |file| reply.open_backing(file).map(backing)).await;
+            let mut register = |file: &std::fs::File| reply.open_backing(file).map(backing);
+            let created = fs.create(parent.0, &name, new, opener, &mut register).await;
             replies::created(&fs, reply, created);
         });
     }
 
-    fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let fs = self.fs();
-        let for_writing = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let who = opener(request, flags);
         let truncate = flags.0 & libc::O_TRUNC != 0;
         self.answer(async move {
             let mut register = |file: &std::fs::File| reply.open_backing(file).map(backing);
-            let opened = fs.open_file(inode.0, for_writing, truncate, &mut register).await;
+            let opened = fs.open_file(inode.0, who, truncate, &mut register).await;
             replies::opened(&fs, reply, opened);
         });
     }
@@ -331,7 +338,8 @@ impl fuser::Filesystem for Kernel<Overlay> {
         self.answer(async move {
             match fs.open_folder(inode.0).await {
                 Ok(handle) => {
-                    let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+                    let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+                    let flags = if fs.is_growing(inode.0) { FopenFlags::empty() } else { kept };
                     reply.opened(FileHandle(handle), flags);
                 }
                 Err(refusal) => reply.error(refuse(&fs, &refusal)),
@@ -454,6 +462,28 @@ impl fuser::Filesystem for Kernel<Overlay> {
     ) {
         let range = offset..offset.saturating_add(length);
         empty(&self.fs, reply, self.fs.allocate(handle.0, range, mode));
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _from: INodeNo,
+        from_handle: FileHandle,
+        from_offset: u64,
+        _to: INodeNo,
+        to_handle: FileHandle,
+        to_offset: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let fs = self.fs();
+        self.wait_for_disk(move || {
+            match fs.copy((from_handle.0, from_offset), (to_handle.0, to_offset), length) {
+                Ok(copied) => reply.written(copied as u32),
+                Err(refusal) => reply.error(refuse(&fs, &refusal)),
+            }
+        });
     }
 
     fn lseek(

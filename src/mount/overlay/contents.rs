@@ -15,6 +15,7 @@ use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 
 use super::Overlay;
+use super::copying::Opener;
 use super::refusal::{Answer, Refusal};
 use super::tree::Tree;
 use crate::error::{Context as _, Error, ErrorKind};
@@ -29,8 +30,10 @@ pub(in crate::mount) type Register<'a> = &'a mut (dyn FnMut(&File) -> io::Result
 
 /// An open file.
 pub(super) struct Handle {
-    number: u64,
-    contents: Arc<Contents>,
+    pub(super) number: u64,
+    pub(super) contents: Arc<Contents>,
+    /// Who opened it, of a file of the base that is only read.
+    reader: Option<u32>,
 }
 
 /// How an open is answered.
@@ -47,7 +50,7 @@ impl Overlay {
     pub(in crate::mount) async fn open_file(
         &self,
         number: u64,
-        for_writing: bool,
+        opener: Opener,
         truncate: bool,
         register: Register<'_>,
     ) -> Answer<Opened> {
@@ -57,7 +60,7 @@ impl Overlay {
         let contents = {
             let tree = self.tree();
             let inode = tree.inode(number)?;
-            if for_writing && inode.fixed {
+            if opener.writes && inode.fixed {
                 return Err(Refusal::ReadOnly);
             }
             Arc::clone(inode.contents()?)
@@ -73,10 +76,16 @@ impl Overlay {
                 })
                 .doing(|| "--verify=full")?;
         }
-        self.open_in(&mut self.tree(), number, register)
+        self.open_in(&mut self.tree(), number, opener, register)
     }
 
-    pub(super) fn open_in(&self, tree: &mut Tree, number: u64, register: Register<'_>) -> Answer<Opened> {
+    pub(super) fn open_in(
+        &self,
+        tree: &mut Tree,
+        number: u64,
+        opener: Opener,
+        register: Register<'_>,
+    ) -> Answer<Opened> {
         Counts::add(&self.counts.opens, 1);
         let inode = tree.inode_mut(number)?;
         let contents = Arc::clone(inode.contents()?);
@@ -86,13 +95,18 @@ impl Overlay {
             contents.keep_open(true)?;
             // The kernel would not take these bits away when it writes by itself.
             let privileged = inode.mode & 0o6000 != 0;
-            let may = self.passthrough.load(Ordering::Relaxed) && !privileged;
+            let may = self.passthrough.load(Ordering::Relaxed) && !privileged && !self.readers.copies(opener);
             let file = if may { contents.whole()? } else { None };
             file.and_then(|file| self.registered(register(&file)))
         };
         inode.opens += 1;
         inode.backing.clone_from(&way);
-        let handle = self.handles.insert(Handle { number, contents });
+        let reads_base = opener.reads && !opener.writes && contents.shows().is_some();
+        let reader = reads_base.then_some(opener.process);
+        if let Some(process) = reader {
+            self.readers.begin(process);
+        }
+        let handle = self.handles.insert(Handle { number, contents, reader });
         let way = way.map_or(Way::Cached, Way::Passthrough);
         if matches!(way, Way::Passthrough(_)) {
             Counts::add(&self.counts.passed_through, 1);
@@ -116,6 +130,9 @@ impl Overlay {
         let Some(closed) = self.handles.remove(handle) else { return };
         if let Err(refusal) = self.tell_ranges(&closed) {
             tracing::error!(?refusal, "what was written to a file is not in the journal");
+        }
+        if let Some(process) = closed.reader {
+            self.readers.end(process);
         }
         let mut tree = self.tree();
         let Ok(inode) = tree.inode_mut(closed.number) else { return };
@@ -165,7 +182,7 @@ impl Overlay {
     }
 
     /// Gives a file of the base its local part, all of the base showing.
-    fn begin_staging(&self, number: u64, contents: &Contents) -> Answer<()> {
+    pub(super) fn begin_staging(&self, number: u64, contents: &Contents) -> Answer<()> {
         if contents.is_staged() {
             return Ok(());
         }
@@ -208,7 +225,7 @@ impl Overlay {
         // Shorter first, written down after: killed in between, what is beyond the end is the base's no more,
         // for a replay cuts the base's ranges at the data file's end.
         contents.resize(size)?;
-        self.tell_ranges(&Handle { number, contents })
+        self.tell_ranges(&Handle { number, contents, reader: None })
     }
 
     /// Room for, or zeros in, a range, as fallocate(2) has it.
@@ -260,7 +277,7 @@ impl Overlay {
         Ok(told.inspect_err(|_| handle.contents.still_untold())?)
     }
 
-    fn handle(&self, handle: u64) -> Answer<Arc<Handle>> {
+    pub(super) fn handle(&self, handle: u64) -> Answer<Arc<Handle>> {
         self.handles
             .get(handle)
             .ok_or_else(|| Refusal::Failed(Error::new(ErrorKind::Io, "this file is not open")))

@@ -27,7 +27,7 @@ pub struct Frozen {
 pub struct FrozenEntry {
     /// Its path from the root, without a `/` in front.
     pub path: Vec<u8>,
-    /// Where the base has it, if it came from there.
+    /// Where the base has it, or its bytes, if it came from there.
     pub origin: Option<Vec<u8>>,
     /// Its mode, owner and modification time.
     pub attributes: Attributes,
@@ -95,6 +95,7 @@ impl Overlay {
 
 fn frozen(tree: &Tree, inode: &Inode, path: Vec<u8>) -> Result<FrozenEntry> {
     let mut modified = inode.modified;
+    let mut copied = None;
     let content = match &inode.what {
         What::Folder(directory) => match &directory.base {
             Some(base) if !directory.entered => FrozenContent::Untouched(Arc::clone(base)),
@@ -107,9 +108,13 @@ fn frozen(tree: &Tree, inode: &Inode, path: Vec<u8>) -> Result<FrozenEntry> {
             if let Some(shape) = contents.shape().map_err(disk)? {
                 modified = shape.modified;
             }
-            match (contents.frozen().map_err(disk)?, contents.base()) {
-                (Some(local), base) => FrozenContent::Staged { local, base: base.map(Arc::clone) },
-                (None, Some(base)) => FrozenContent::Base(Arc::clone(base)),
+            let shows = contents.shows();
+            copied = shows.as_ref().and_then(|(_, copied)| *copied);
+            match (contents.frozen().map_err(disk)?, shows.map(|(base, _)| base)) {
+                // Nothing was written to it, or it is a copy.
+                (Some(local), Some(base)) if local.is_all(base.size) => FrozenContent::Base(base),
+                (Some(local), base) => FrozenContent::Staged { local, base },
+                (None, Some(base)) => FrozenContent::Base(base),
                 (None, None) => {
                     let what = "a file that is neither in the base nor staged";
                     return Err(crate::error::Error::new(crate::error::ErrorKind::Corrupt, what));
@@ -117,9 +122,13 @@ fn frozen(tree: &Tree, inode: &Inode, path: Vec<u8>) -> Result<FrozenEntry> {
             }
         }
     };
+    let origin = match copied {
+        Some(number) => tree.origin(number),
+        None => inode.origins.first(),
+    };
     Ok(FrozenEntry {
         path,
-        origin: inode.origins.first().map(|origin| tree.original(origin)),
+        origin: origin.map(|origin| tree.original(origin)),
         attributes: attributes(inode, modified),
         touched: inode.touched,
         xattrs: inode.xattrs.clone(),

@@ -9,17 +9,20 @@
 //! their own use work), access times, extended attributes outside of `user.`, which are refused.
 //!
 //! - `inode`, `tree`: the things, and what each record does to them
-//! - `names`, `attributes`, `xattrs`, `contents`: what programs ask for
+//! - `root`: what may be at the root: one artifact's things, or a folder for each tag
+//! - `names`, `attributes`, `xattrs`, `contents`, `copying`: what programs ask for
 //! - `changes`, `frozen`: what differs from the base, for people and for a commit
 //! - `refusal`: why not
 
 mod attributes;
 mod changes;
 mod contents;
+mod copying;
 mod frozen;
 mod inode;
 mod names;
 mod refusal;
+mod root;
 mod tree;
 mod xattrs;
 
@@ -37,9 +40,11 @@ use crate::error::{Context as _, Error, ErrorKind, Result};
 pub(super) use attributes::{Kind, Setting, Stat, When};
 pub use changes::{Change, Difference};
 pub(super) use contents::Opened;
+pub(super) use copying::Opener;
 pub use frozen::{Frozen, FrozenContent, FrozenEntry};
 pub(super) use names::{Listing, New, Target, Who};
 pub(super) use refusal::{Answer, Refusal};
+pub(super) use root::Top;
 use tree::Tree;
 pub(super) use xattrs::Set;
 
@@ -48,9 +53,11 @@ pub(super) struct Overlay {
     tree: Mutex<Tree>,
     staging: Staging,
     handles: Numbered<contents::Handle>,
+    readers: copying::Readers,
     listings: Numbered<Listing>,
     pub(super) counts: Counts,
     pub(super) base: Arc<dyn Folder>,
+    top: Top,
     pub(super) deadline: Duration,
     pub(super) verify: Verify,
     /// Turned off for good when the kernel says we may not.
@@ -59,6 +66,7 @@ pub(super) struct Overlay {
 
 /// What an overlay is made of, beside its base.
 pub(super) struct Ground {
+    pub(super) top: Top,
     pub(super) staging: Staging,
     pub(super) records: Vec<Record>,
     pub(super) owner: (u32, u32),
@@ -70,15 +78,19 @@ pub(super) struct Ground {
 impl Overlay {
     /// The tree as its journal left it. Waits for the network where the journal speaks of folders of the base.
     pub(super) async fn open(base: Arc<dyn Folder>, ground: Ground) -> Result<Self> {
-        let Ground { staging, records, owner, deadline, verify, passthrough } = ground;
-        let tree = Tree::new(Arc::clone(&base), owner, Arc::clone(staging.data()));
+        let Ground { top, staging, records, owner, deadline, verify, passthrough } = ground;
+        top.pin(&records);
+        let depth = top.depth();
+        let tree = Tree::new(Arc::clone(&base), owner, depth, Arc::clone(staging.data()));
         let overlay = Self {
             tree: Mutex::new(tree),
             staging,
             handles: Numbered::default(),
+            readers: copying::Readers::default(),
             listings: Numbered::default(),
             counts: Counts::default(),
             base,
+            top,
             deadline,
             verify,
             passthrough: AtomicBool::new(passthrough),
@@ -126,19 +138,33 @@ impl Overlay {
         let unentered = self.tree().unentered(number)?;
         let Some(base) = unentered else { return Ok(()) };
         let listed = self.in_time("list a folder", base.list()).await?;
-        self.tree().enter(number, &listed)
+        let artifact = self.top.artifact(&self.tree(), number);
+        let fixed = match artifact {
+            Some(name) => self.top.is_fixed(&name).await,
+            None => false,
+        };
+        self.tree().enter(number, &listed, fixed)
     }
 
     /// Writes a change down and makes it. Called with everything checked that could refuse it.
     fn change(&self, tree: &mut Tree, record: &Record, made: Option<(std::fs::File, Shape)>) -> Answer<()> {
+        self.introduce(tree, record)?;
+        self.staging.journal().append(record)?;
+        tree.apply(record, made)
+    }
+
+    /// Writes down what a record will speak of.
+    fn introduce(&self, tree: &mut Tree, record: &Record) -> Answer<()> {
         for number in tree::mentions(record).into_iter().flatten() {
             for introduction in tree.introductions(number) {
+                if let Some(pin) = self.top.pinned(&introduction) {
+                    self.staging.journal().append(&pin)?;
+                }
                 self.staging.journal().append(&introduction)?;
                 tree.apply(&introduction, None)?;
             }
         }
-        self.staging.journal().append(record)?;
-        tree.apply(record, made)
+        Ok(())
     }
 
     /// Returns when every change of names and attributes before is on disk.

@@ -4,20 +4,17 @@ use std::sync::Arc;
 
 use super::attributes::{Stat, stat};
 use super::contents::{Opened, Register};
+use super::copying::Opener;
 use super::inode::{Inode, What};
 use super::refusal::{Answer, Refusal};
 use super::tree::Tree;
 use super::{Overlay, now};
 use crate::artifact::tree::FileName;
 use crate::mount::fs::Counts;
-use crate::mount::inodes::ROOT;
 use crate::mount::staging::{Made, Record};
 
 /// The longest name.
 const LONGEST: usize = 255;
-
-/// What the artifact says of itself: reachable at the root, not listed.
-const META: &[u8] = b".oci";
 
 /// Set-group-id: of a folder, that what is made in it belongs to its group.
 const SGID: u32 = 0o2000;
@@ -69,13 +66,17 @@ impl Overlay {
                 return tell(&mut tree, number).map(Some);
             }
             let folder = tree.inode(parent)?;
-            let unlisted = folder.fixed || (parent == ROOT && name == META);
+            let unlisted = folder.fixed || tree.is_meta(parent, name) || self.may_appear(&tree, parent, name);
             folder.directory()?.base.clone().filter(|_| unlisted)
         };
         let Some(base) = unlisted else { return Ok(None) };
         let Some(node) = self.in_time("look up a name", base.lookup(name)).await? else { return Ok(None) };
         let mut tree = self.tree();
-        let number = tree.adopt(parent, name, &node)?;
+        let number = if self.may_appear(&tree, parent, name) {
+            tree.appear(parent, name, &node)?
+        } else {
+            tree.adopt(parent, name, &node)?
+        };
         tell(&mut tree, number).map(Some)
     }
 
@@ -100,6 +101,7 @@ impl Overlay {
     pub(in crate::mount) async fn open_folder(&self, number: u64) -> Answer<u64> {
         Counts::add(&self.counts.listings, 1);
         self.enter(number).await?;
+        self.look_again(number).await?;
         let tree = self.tree();
         let directory = tree.inode(number)?.directory()?;
         let entries = directory.entries.iter().map(|(name, number)| (name.clone(), *number)).collect();
@@ -142,18 +144,20 @@ impl Overlay {
         parent: u64,
         name: &[u8],
         new: New,
+        by: Opener,
         register: Register<'_>,
     ) -> Answer<(Stat, Opened)> {
         self.enter(parent).await?;
         let mut tree = self.tree();
         let number = self.make_in(&mut tree, parent, name, new)?;
-        let opened = self.open_in(&mut tree, number, register)?;
+        let opened = self.open_in(&mut tree, number, by, register)?;
         Ok((tell(&mut tree, number)?, opened))
     }
 
     fn make_in(&self, tree: &mut Tree, parent: u64, name: &[u8], new: New) -> Answer<u64> {
         let New { what, mode, who } = new;
         free(tree, parent, name)?;
+        self.top.expect_place(parent, name, what == Made::Folder)?;
         let folder = tree.inode(parent)?;
         let inherits = folder.mode & SGID != 0;
         let gid = if inherits { folder.gid } else { who.gid };
@@ -171,6 +175,7 @@ impl Overlay {
         self.enter(parent).await?;
         let mut tree = self.tree();
         free(&tree, parent, name)?;
+        self.top.expect_place(parent, name, false)?;
         let inode = tree.inode(number)?;
         if inode.is_folder() {
             return Err(Refusal::NotPermitted);
@@ -207,6 +212,7 @@ impl Overlay {
         if now_there != number || !folder.directory()?.entries.is_empty() {
             return Err(Refusal::NotEmpty);
         }
+        self.top.expect_leave(&tree, parent, number)?;
         self.change(&mut tree, &Record::Remove { parent, name: name.to_vec(), at: now() }, None)
     }
 
@@ -219,8 +225,9 @@ impl Overlay {
     ) -> Answer<()> {
         self.enter(from.0).await?;
         self.enter(to.0).await?;
-        let there = self.tree().entry(to.0, to.1)?;
-        if let Some(number) = there.filter(|_| target == Target::Any) {
+        let here = self.tree().entry(from.0, from.1)?.filter(|_| self.top.is_shelf(from.0));
+        let there = self.tree().entry(to.0, to.1)?.filter(|_| target == Target::Any);
+        for number in [here, there].into_iter().flatten() {
             match self.enter(number).await {
                 Ok(()) | Err(Refusal::NotAFolder) => {}
                 Err(refusal) => return Err(refusal),
@@ -228,11 +235,17 @@ impl Overlay {
         }
         let mut tree = self.tree();
         let (here, moved) = taken(&tree, from.0, from.1)?;
+        if from.0 != to.0 || target != Target::Exchanged {
+            self.top.expect_leave(&tree, from.0, here)?;
+        }
+        self.top.expect_place(to.0, to.1, moved.is_folder())?;
         match (tree.entry(to.0, to.1)?, target) {
             (Some(there), _) if there == here => return Ok(()),
             (Some(there), Target::Any) => replaceable(moved, tree.inode(there)?)?,
             (Some(there), Target::Exchanged) if tree.inode(there)?.fixed => return Err(Refusal::ReadOnly),
-            (Some(_), Target::Exchanged) => {}
+            (Some(there), Target::Exchanged) => {
+                self.top.expect_place(from.0, from.1, tree.inode(there)?.is_folder())?;
+            }
             (Some(_), Target::Free) => return Err(Refusal::Exists),
             (None, Target::Exchanged) => return Err(Refusal::NotFound),
             (None, Target::Any | Target::Free) => free(&tree, to.0, to.1)?,
@@ -267,7 +280,7 @@ fn free(tree: &Tree, parent: u64, name: &[u8]) -> Answer<()> {
         return Err(Refusal::NameTooLong);
     }
     let folder = tree.inode(parent)?;
-    if folder.fixed || (parent == ROOT && name == META) {
+    if folder.fixed || tree.is_meta(parent, name) {
         return Err(Refusal::ReadOnly);
     }
     // A folder that was removed while somebody is in it.
@@ -284,7 +297,7 @@ fn free(tree: &Tree, parent: u64, name: &[u8]) -> Answer<()> {
 fn taken<'a>(tree: &'a Tree, parent: u64, name: &[u8]) -> Answer<(u64, &'a Inode)> {
     let folder = tree.inode(parent)?;
     let Some(number) = folder.directory()?.entries.get(name).copied() else {
-        let ours = folder.fixed || (parent == ROOT && name == META);
+        let ours = folder.fixed || tree.is_meta(parent, name);
         return Err(if ours { Refusal::ReadOnly } else { Refusal::NotFound });
     };
     let inode = tree.inode(number)?;

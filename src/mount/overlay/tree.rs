@@ -28,12 +28,17 @@ pub(super) struct Tree {
     /// Where the base had what is forgotten by now.
     graves: HashMap<u64, Vec<Origin>>,
     owner: (u32, u32),
+    /// How many folders lie above an artifact's own root.
+    depth: u32,
     data: Arc<Data>,
 }
 
+/// What the artifact says of itself: reachable at its root, not listed.
+const META: &[u8] = b".oci";
+
 impl Tree {
     /// The tree before any change.
-    pub(super) fn new(base: Arc<dyn Folder>, owner: (u32, u32), data: Arc<Data>) -> Self {
+    pub(super) fn new(base: Arc<dyn Folder>, owner: (u32, u32), depth: u32, data: Arc<Data>) -> Self {
         let mut root = Inode::of(&Node::Folder(base), ROOT, b"", owner, false);
         root.origins.clear();
         let inodes = HashMap::from([(ROOT, root)]);
@@ -44,6 +49,7 @@ impl Tree {
             named: HashSet::from([ROOT]),
             graves: HashMap::new(),
             owner,
+            depth,
             data,
         }
     }
@@ -67,10 +73,38 @@ impl Tree {
         Ok(directory.base.as_ref().filter(|_| !directory.entered).map(Arc::clone))
     }
 
-    /// Enters a folder: `listed` is what the base has in it.
-    pub(super) fn enter(&mut self, number: u64, listed: &Entries) -> Answer<()> {
+    /// Whether `name` in `parent` is what an artifact says of itself.
+    pub(super) fn is_meta(&self, parent: u64, name: &[u8]) -> bool {
+        name == META && self.is_artifact(parent)
+    }
+
+    /// Whether `number` is the root of an artifact.
+    fn is_artifact(&self, number: u64) -> bool {
+        let above = |number| self.inode(number).and_then(Inode::directory).map(|directory| directory.parent);
+        match self.depth {
+            0 => number == ROOT,
+            _ => number != ROOT && above(number).is_ok_and(|parent| parent == ROOT),
+        }
+    }
+
+    /// The base's folder at the root that `number` came from, where each is an artifact.
+    pub(super) fn artifact_of(&self, number: u64) -> Option<u64> {
+        let mut at = number;
+        let mut origin = self.origin(at).filter(|_| self.depth > 0)?;
+        while origin.parent != ROOT {
+            at = origin.parent;
+            origin = self.origin(at)?;
+        }
+        Some(at)
+    }
+
+    /// Enters a folder: `listed` is what the base has in it. `fixed` if nobody is to change that.
+    pub(super) fn enter(&mut self, number: u64, listed: &Entries, fixed: bool) -> Answer<()> {
         if self.unentered(number)?.is_none() {
             return Ok(());
+        }
+        if fixed {
+            self.inode_mut(number)?.fixed = true;
         }
         let mut entries = BTreeMap::new();
         let mut folders = 0;
@@ -85,15 +119,18 @@ impl Tree {
 
     /// Gives an entry of the base its number, which is the same in every mount of that base.
     pub(super) fn adopt(&mut self, parent: u64, name: &[u8], node: &Node) -> Answer<u64> {
-        let fixed = self.inode(parent)?.fixed || name == b".oci" && parent == ROOT;
+        let fixed = self.inode(parent)?.fixed || self.is_meta(parent, name);
         let linked = match node {
             Node::File(file) => (file.links > 1).then_some(file.id),
             _ => None,
         };
         let number = OF_BASE
             | match linked {
-                // Names of one file inside an archive.
-                Some(id) => stable_id(&[b"linked", &id.to_le_bytes()]),
+                // Names of one file inside an archive, which may be in several artifacts.
+                Some(id) => {
+                    let artifact = self.artifact_of(parent).unwrap_or(ROOT);
+                    stable_id(&[b"linked", &artifact.to_le_bytes(), &id.to_le_bytes()])
+                }
                 None => stable_id(&[b"entry", &parent.to_le_bytes(), name]),
             };
         if let Some(known) = self.inodes.get_mut(&number) {
@@ -109,6 +146,21 @@ impl Tree {
             return Err(wrong("two entries of the base want the same inode number"));
         }
         self.inodes.insert(number, Inode::of(node, parent, name, self.owner, fixed));
+        Ok(number)
+    }
+
+    /// Whether the base's `name` in `parent` was ever known, wherever it is by now.
+    pub(super) fn had(&self, parent: u64, name: &[u8]) -> bool {
+        let number = OF_BASE | stable_id(&[b"entry", &parent.to_le_bytes(), name]);
+        self.inodes.contains_key(&number) || self.graves.contains_key(&number)
+    }
+
+    /// Puts a thing the base has got since into a folder that was entered.
+    pub(super) fn appear(&mut self, parent: u64, name: &[u8], node: &Node) -> Answer<u64> {
+        let number = self.adopt(parent, name, node)?;
+        let directory = self.inode_mut(parent)?.directory_mut()?;
+        directory.entries.insert(name.to_vec(), number);
+        directory.folders += u32::from(matches!(node, Node::Folder(_)));
         Ok(number)
     }
 
@@ -201,6 +253,13 @@ impl Tree {
                 self.inode(*inode)?.contents()?.set_from_base(from_base);
                 Ok(())
             }
+            Record::Copy { inode, from, ranges } => {
+                let base = self.inode(*from)?.contents()?.base().cloned();
+                let base = base.ok_or_else(|| wrong("a copy of what is not in the base"))?;
+                Ok(self.inode(*inode)?.contents()?.show(&base, *from, ranges)?)
+            }
+            // Seen to before the first folder was entered.
+            Record::Pin { .. } => Ok(()),
         }
     }
 
@@ -311,7 +370,8 @@ pub(super) fn folders(record: &Record) -> [Option<u64>; 2] {
 /// The inodes `record` speaks of that may be the base's.
 pub(super) fn mentions(record: &Record) -> [Option<u64>; 2] {
     match record {
-        Record::Base { .. } => [None, None],
+        Record::Base { .. } | Record::Pin { .. } => [None, None],
+        Record::Copy { inode, from, .. } => [Some(*inode), Some(*from)],
         Record::Make { parent, .. } | Record::Remove { parent, .. } => [Some(*parent), None],
         Record::Link { inode, parent, .. } => [Some(*inode), Some(*parent)],
         Record::Rename { parent, to, .. } => [Some(*parent), Some(*to)],

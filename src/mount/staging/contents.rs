@@ -17,19 +17,26 @@ use crate::error::{Context as _, Result};
 
 /// The bytes of one file.
 pub(in crate::mount) struct Contents {
-    base: Option<Arc<tree::File>>,
-    reader: OnceLock<Reader>,
+    base: Option<Arc<Beneath>>,
     local: Mutex<Option<Local>>,
 }
 
+/// A file of the base, where it shows.
+pub(super) struct Beneath {
+    file: Arc<tree::File>,
+    reader: OnceLock<Reader>,
+}
+
 /// The local part.
-struct Local {
+pub(super) struct Local {
     data: Arc<Data>,
     inode: u64,
     /// Kept while [`Contents::keep_open`] says so.
     file: Option<Arc<File>>,
-    /// What still shows of the base.
-    from_base: Ranges,
+    /// What shows where nobody wrote, and the inode that has it if that is another: then this is a copy.
+    pub(super) beneath: Option<(Arc<Beneath>, Option<u64>)>,
+    /// Where it still shows.
+    pub(super) from_base: Ranges,
     /// Whether that changed since it was taken for the journal.
     untold: bool,
     /// Whether the data file's name is on disk for certain.
@@ -39,13 +46,15 @@ struct Local {
 }
 
 /// Where the bytes of a range are.
-struct Layout {
+pub(super) struct Layout {
     /// The data file.
-    file: Arc<File>,
+    pub(super) file: Arc<File>,
     /// Its length.
     size: u64,
     /// The range, cut at the end, in pieces that come from the base (`true`) or the data file.
-    pieces: Vec<(Range<u64>, bool)>,
+    pub(super) pieces: Vec<(Range<u64>, bool)>,
+    /// What shows in the first kind.
+    pub(super) beneath: Option<(Arc<Beneath>, Option<u64>)>,
 }
 
 /// What a data file says of the file.
@@ -80,6 +89,11 @@ impl LocalBytes {
         &self.from_base
     }
 
+    /// Whether every byte comes from a file of the base that has `size` of them.
+    pub(in crate::mount) fn is_all(&self, size: u64) -> bool {
+        size > 0 && self.shape.size == size && self.from_base == [(0, size)]
+    }
+
     /// How long the file was.
     pub fn size(&self) -> u64 {
         self.shape.size
@@ -97,15 +111,29 @@ impl LocalBytes {
     }
 }
 
+impl Beneath {
+    pub(super) fn new(file: Arc<tree::File>) -> Arc<Self> {
+        Arc::new(Self { file, reader: OnceLock::new() })
+    }
+
+    fn reader(&self) -> Result<&Reader> {
+        if let Some(reader) = self.reader.get() {
+            return Ok(reader);
+        }
+        let reader = self.file.reader()?;
+        Ok(self.reader.get_or_init(|| reader))
+    }
+}
+
 impl Contents {
     /// The bytes of a file of the base.
     pub(in crate::mount) fn of(base: Arc<tree::File>) -> Self {
-        Self { base: Some(base), reader: OnceLock::new(), local: Mutex::new(None) }
+        Self { base: Some(Beneath::new(base)), local: Mutex::new(None) }
     }
 
     /// A file's that the base does not have: what is in its data file.
     pub(in crate::mount) fn found(data: &Arc<Data>, inode: u64) -> io::Result<Self> {
-        let contents = Self { base: None, reader: OnceLock::new(), local: Mutex::new(None) };
+        let contents = Self { base: None, local: Mutex::new(None) };
         contents.begin(data, inode, Ranges::default(), None)?;
         Ok(contents)
     }
@@ -114,13 +142,25 @@ impl Contents {
     pub(in crate::mount) fn new(data: &Arc<Data>, inode: u64, (file, shape): (File, Shape)) -> Self {
         let (data, file) = (Arc::clone(data), Some(Arc::new(file)));
         let from_base = Ranges::default();
-        let local = Local { data, inode, file, from_base, untold: false, named: false, shape };
-        Self { base: None, reader: OnceLock::new(), local: Mutex::new(Some(local)) }
+        let local = Local { data, inode, file, beneath: None, from_base, untold: false, named: false, shape };
+        Self { base: None, local: Mutex::new(Some(local)) }
     }
 
     /// The file of the base they began as.
     pub(in crate::mount) fn base(&self) -> Option<&Arc<tree::File>> {
-        self.base.as_ref()
+        self.base.as_ref().map(|base| &base.file)
+    }
+
+    pub(super) fn beneath(&self) -> Option<Arc<Beneath>> {
+        self.base.clone()
+    }
+
+    /// What shows where nobody wrote, and the inode that has it if this is a copy of another's bytes.
+    pub(in crate::mount) fn shows(&self) -> Option<(Arc<tree::File>, Option<u64>)> {
+        match &*self.local() {
+            Some(local) => local.beneath.as_ref().map(|(base, inode)| (Arc::clone(&base.file), *inode)),
+            None => self.base.as_ref().map(|base| (Arc::clone(&base.file), None)),
+        }
     }
 
     /// Whether there is a local part.
@@ -137,7 +177,7 @@ impl Contents {
         keep: u64,
         fresh: Option<u64>,
     ) -> io::Result<()> {
-        let keep = keep.min(self.base.as_ref().map_or(0, |base| base.size));
+        let keep = keep.min(self.base().map_or(0, |base| base.size));
         self.begin(data, inode, Ranges::up_to(keep), fresh)
     }
 
@@ -161,9 +201,9 @@ impl Contents {
         }
         let shape = shape(&file)?;
         from_base.cut(shape.size);
-        let data = Arc::clone(data);
-        *self.local() =
-            Some(Local { data, inode, file: None, from_base, untold: false, named: false, shape });
+        let (data, beneath) = (Arc::clone(data), self.base.clone().map(|base| (base, None)));
+        let (file, untold, named) = (None, false, false);
+        *self.local() = Some(Local { data, inode, file, beneath, from_base, untold, named, shape });
         Ok(())
     }
 
@@ -213,17 +253,18 @@ impl Contents {
 
     /// The bytes `range`, cut at the end. Waits for the network where the base's bytes are not at hand.
     pub(in crate::mount) async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        let Some(Layout { file, size, pieces }) = self.layout(range.clone()).doing(|| "open staged bytes")?
+        let Some(Layout { file, size, pieces, beneath }) =
+            self.layout(range.clone()).doing(|| "open staged bytes")?
         else {
             return match &self.base {
-                Some(base) => self.reader(base)?.read(range).await,
+                Some(base) => base.reader()?.read(range).await,
                 None => Ok(Bytes::new()),
             };
         };
         let mut bytes = BytesMut::with_capacity(range.end.min(size).saturating_sub(range.start) as usize);
         for (piece, from_base) in pieces {
-            if let (true, Some(base)) = (from_base, &self.base) {
-                let part = self.reader(base)?.read(piece.clone()).await?;
+            if let (true, Some((base, _))) = (from_base, &beneath) {
+                let part = base.reader()?.read(piece.clone()).await?;
                 bytes.extend_from_slice(&part);
             } else {
                 let at = bytes.len();
@@ -239,30 +280,24 @@ impl Contents {
     }
 
     /// Where the bytes of `range` are, if there is a local part.
-    fn layout(&self, range: Range<u64>) -> io::Result<Option<Layout>> {
+    pub(super) fn layout(&self, range: Range<u64>) -> io::Result<Option<Layout>> {
         let local = self.local();
         let Some(local) = local.as_ref() else { return Ok(None) };
         let file = local.open()?;
         let size = file.metadata()?.len();
         let pieces = local.from_base.pieces(range.start.min(size)..range.end.min(size));
-        Ok(Some(Layout { file, size, pieces }))
-    }
-
-    fn reader(&self, base: &Arc<tree::File>) -> Result<&Reader> {
-        if let Some(reader) = self.reader.get() {
-            return Ok(reader);
-        }
-        let reader = base.reader()?;
-        Ok(self.reader.get_or_init(|| reader))
+        Ok(Some(Layout { file, size, pieces, beneath: local.beneath.clone() }))
     }
 
     /// Fetches and checks what comes from the base.
     pub(in crate::mount) async fn check(&self) -> Result<()> {
-        match &self.base {
-            Some(base) if self.local().as_ref().is_none_or(|local| !local.from_base.is_empty()) => {
-                self.reader(base)?.complete().await
-            }
-            _ => Ok(()),
+        let beneath = match &*self.local() {
+            Some(local) => local.beneath.clone().filter(|_| !local.from_base.is_empty()),
+            None => self.base.clone().map(|base| (base, None)),
+        };
+        match beneath {
+            Some((base, _)) => base.reader()?.complete().await,
+            None => Ok(()),
         }
     }
 
@@ -311,7 +346,7 @@ impl Contents {
     pub(in crate::mount) fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>> {
         let local = self.local();
         let Some(local) = local.as_ref() else {
-            let size = self.base.as_ref().map_or(0, |base| base.size);
+            let size = self.base().map_or(0, |base| base.size);
             return Ok((offset < size).then_some(if what == Seek::Data { offset } else { size }));
         };
         let file = local.open()?;
@@ -381,7 +416,10 @@ impl Contents {
         }))
     }
 
-    fn with_local(&self, work: impl FnOnce(&mut Local, &File) -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn with_local(
+        &self,
+        work: impl FnOnce(&mut Local, &File) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut local = self.local();
         let Some(local) = local.as_mut() else {
             return Err(io::Error::other("a change of bytes that are not staged"));
@@ -419,7 +457,7 @@ pub(super) fn shape(file: &File) -> io::Result<Shape> {
 }
 
 /// As many bytes as there are up to the length of `into`.
-fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut read = 0;
     while let Some(rest) = into.get_mut(read..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, offset + read as u64) {

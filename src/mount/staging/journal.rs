@@ -1,7 +1,7 @@
 //! The journal: every change since the base, in order, on disk.
 //!
 //! ```text
-//! journal   16 bytes     "artifs journal", 0, version (1)
+//! journal   16 bytes     "artifs journal", 0, version (2; 1 lacks some kinds of records)
 //!           then records u32 length · u32 checksum · length bytes (see `record`)
 //! ```
 //! Integers are little endian. A checksum is the lower half of the xxh3 of the record's bytes, seeded with the
@@ -21,7 +21,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::record::Record;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 
-const HEADER: [u8; 16] = *b"artifs journal\0\x01";
+const HEADER: [u8; 16] = *b"artifs journal\0\x02";
+/// What a version wrote that had fewer kinds of records.
+const BEFORE: [u8; 16] = *b"artifs journal\0\x01";
 
 /// No record is longer: the longest are names (255), xattrs (64 KiB) and lists of ranges, which are cut up by
 /// nothing but a person's writes; a million of them is 16 MiB.
@@ -52,7 +54,10 @@ impl Journal {
             file.set_len(0).and_then(|()| file.write_all_at(&HEADER, 0)).doing(shown)?;
             bytes = HEADER.to_vec();
         }
-        let Some(body) = bytes.strip_prefix(&HEADER) else {
+        if bytes.starts_with(&BEFORE) {
+            file.write_all_at(&HEADER, 0).doing(shown)?;
+        }
+        let Some(body) = body(&bytes) else {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("{} was written by another version of artifs; unmount with that version", shown()),
@@ -74,7 +79,7 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             bytes => {
                 let bytes = bytes.doing(|| format!("the journal {}", path.display()))?;
-                Ok(bytes.strip_prefix(&HEADER).map_or(0, |body| replay(body).0.len()))
+                Ok(body(&bytes).map_or(0, |body| replay(body).0.len()))
             }
         }
     }
@@ -112,6 +117,11 @@ impl Journal {
         *synced = reached;
         Ok(())
     }
+}
+
+/// What follows the header, if it is one of ours.
+fn body(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.strip_prefix(&HEADER).or_else(|| bytes.strip_prefix(&BEFORE))
 }
 
 /// The records that count, how many bytes they take, and the checksum the next one builds on.
@@ -194,7 +204,7 @@ mod tests {
             assert_eq!(found, (0..found.len() as u64).map(record).collect::<Vec<_>>(), "byte {at}");
         }
         let mut other = whole;
-        other[15] = 2;
+        other[15] = 3;
         std::fs::write(&path, &other).unwrap();
         assert_eq!(Journal::open(&path).err().unwrap().kind(), ErrorKind::Unsupported);
         assert_eq!(std::fs::read(&path).unwrap(), other, "and left as it is");

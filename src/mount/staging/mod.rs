@@ -3,10 +3,10 @@
 //! ```text
 //! $ARTIFS_STATE, else $XDG_STATE_HOME/artifs, else ~/.local/state/artifs
 //!   staging/<id>/              one for each mounted reference; the id is a hash of the reference
-//!     about.json               version, reference, and the digests the edits build on
+//!     about.json               version, reference, and the digests the edits build on; of a repository the journal has them
 //!     journal                  what changed, see `journal`
 //!     data/<inode in hex>      the bytes of one changed file, at their own offsets; sparse
-//!     publication.json         what became of it, if it was published while mounted, see `publication`
+//!     publication.json         what became of it, if it was published while mounted, see `commit::publication`
 //!     lock                     locked by the mount that uses the folder
 //! ```
 //! A data file is as long as the file is, and its times are the file's. Of a file that was changed in part,
@@ -18,8 +18,9 @@
 //! were at one moment at or after the last sync. Bytes that were not synced may then be the old ones or zeros.
 
 mod contents;
+mod copying;
 mod journal;
-mod publication;
+mod note;
 mod ranges;
 mod record;
 
@@ -38,7 +39,6 @@ use crate::oci::Digest;
 pub use contents::LocalBytes;
 pub(super) use contents::{Contents, Seek, Shape};
 pub(super) use journal::Journal;
-pub(super) use publication::Publication;
 pub(super) use record::{Made, Record, Time};
 
 /// The version of everything in a staging folder.
@@ -51,10 +51,11 @@ pub struct Work {
     pub version: u32,
     /// The reference that was mounted.
     pub reference: String,
-    /// What the changes build on: what the reference pointed to when they were begun, maybe an index.
-    pub base: Digest,
+    /// What the changes build on: what the reference pointed to when they were begun, maybe an index. A repository
+    /// points to nothing itself.
+    pub base: Option<Digest>,
     /// The manifest whose files were shown.
-    pub shown: Digest,
+    pub shown: Option<Digest>,
     /// The folder it is in.
     #[serde(skip)]
     pub folder: PathBuf,
@@ -139,17 +140,12 @@ impl Staging {
     }
 
     /// Writes down what the changes to come build on, for certain: what the reference points to, and the
-    /// manifest of it that is shown.
-    pub(super) fn bind(&self, base: &Digest, shown: &Digest) -> Result<()> {
+    /// manifest of it that is shown, if it is one artifact.
+    pub(super) fn bind(&self, base: Option<&Digest>, shown: Option<&Digest>) -> Result<()> {
         let about = serde_json::json!({
             "version": VERSION, "reference": self.reference, "base": base, "shown": shown,
         });
-        let (path, new) = (self.folder.join("about.json"), self.folder.join("about.json.new"));
-        std::fs::write(&new, about.to_string())
-            .and_then(|()| File::open(&new)?.sync_all())
-            .and_then(|()| std::fs::rename(&new, &path))
-            .and_then(|()| File::open(&self.folder)?.sync_all())
-            .doing(|| format!("the staging folder {}", self.folder.display()))
+        self.write("about.json", about.to_string().as_bytes())
     }
 
     /// Gives the folder away.

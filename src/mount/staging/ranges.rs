@@ -50,6 +50,22 @@ impl Ranges {
         !hit.is_empty()
     }
 
+    /// Puts `range` in.
+    pub(in crate::mount) fn add(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        self.remove(range.clone());
+        let (mut start, mut end) = (range.start, range.end);
+        if let Some((before, _)) = self.0.range(..start).next_back().filter(|(_, end)| **end == range.start) {
+            start = *before;
+        }
+        if let Some(after) = self.0.remove(&end) {
+            end = after;
+        }
+        self.0.insert(start, end);
+    }
+
     /// Takes out everything from `at` on.
     pub(in crate::mount) fn cut(&mut self, at: u64) -> bool {
         self.remove(at..u64::MAX)
@@ -91,6 +107,26 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn putting_ranges_in_and_out_leaves_what_a_row_of_flags_would(
+            steps in proptest::collection::vec((any::<bool>(), 0_u64..220, 0_u64..60), 0..30),
+        ) {
+            let mut flags = vec![false; 300];
+            let mut ranges = Ranges::default();
+            for (inside, start, length) in steps {
+                let range = start..start + length;
+                if inside { ranges.add(range) } else { let _ = ranges.remove(range); }
+                flags[start as usize..(start + length) as usize].fill(inside);
+            }
+            let pairs: Vec<_> = ranges.pairs().collect();
+            for pair in pairs.windows(2) {
+                prop_assert!(pair[0].1 < pair[1].0, "ranges that touch: {:?}", pairs);
+            }
+            for (at, flag) in flags.iter().enumerate() {
+                prop_assert_eq!(ranges.end_of(at as u64).is_some(), *flag, "byte {}", at);
+            }
+        }
+
         #[test]
         fn taking_out_ranges_leaves_what_a_row_of_flags_would(
             length in 0_u64..200,

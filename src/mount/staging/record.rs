@@ -36,6 +36,10 @@ pub(in crate::mount) enum Record {
     Stage { inode: u64, keep: u64 },
     /// The ranges of a staged file that still come from the base.
     Ranges { inode: u64, from_base: Vec<(u64, u64)> },
+    /// What the root folder's entry `name` was when its folder was entered: the digest of a manifest.
+    Pin { name: Vec<u8>, digest: String },
+    /// A staged file shows what the base has in the file `from`, in these ranges.
+    Copy { inode: u64, from: u64, ranges: Vec<(u64, u64)> },
 }
 
 /// What a new thing is.
@@ -96,13 +100,9 @@ impl Record {
                 .time(*at)
             }
             Self::Stage { inode, keep } => out.tag(8).u64(*inode).u64(*keep),
-            Self::Ranges { inode, from_base } => {
-                out.tag(9).u64(*inode).u32(from_base.len() as u32);
-                for (start, end) in from_base {
-                    out.u64(*start).u64(*end);
-                }
-                &mut out
-            }
+            Self::Ranges { inode, from_base } => out.tag(9).u64(*inode).ranges(from_base),
+            Self::Pin { name, digest } => out.tag(10).bytes(name).bytes(digest.as_bytes()),
+            Self::Copy { inode, from, ranges } => out.tag(11).u64(*inode).u64(*from).ranges(ranges),
         };
         out.0
     }
@@ -145,12 +145,9 @@ impl Record {
                 Self::Xattr { inode, name, value: from.maybe(From::bytes)?, at: from.time()? }
             }
             8 => Self::Stage { inode: from.u64()?, keep: from.u64()? },
-            9 => {
-                let (inode, count) = (from.u64()?, from.u32()?);
-                let from_base =
-                    (0..count).map(|_| Some((from.u64()?, from.u64()?))).collect::<Option<_>>()?;
-                Self::Ranges { inode, from_base }
-            }
+            9 => Self::Ranges { inode: from.u64()?, from_base: from.ranges()? },
+            10 => Self::Pin { name: from.bytes()?, digest: String::from_utf8(from.bytes()?).ok()? },
+            11 => Self::Copy { inode: from.u64()?, from: from.u64()?, ranges: from.ranges()? },
             _ => return None,
         };
         from.0.is_empty().then_some(record)
@@ -181,6 +178,14 @@ impl Out {
 
     fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.u32(bytes.len() as u32).0.extend_from_slice(bytes);
+        self
+    }
+
+    fn ranges(&mut self, ranges: &[(u64, u64)]) -> &mut Self {
+        self.u32(ranges.len() as u32);
+        for (start, end) in ranges {
+            self.u64(*start).u64(*end);
+        }
         self
     }
 
@@ -223,6 +228,11 @@ impl From<'_> {
         let (bytes, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(bytes.to_vec())
+    }
+
+    fn ranges(&mut self) -> Option<Vec<(u64, u64)>> {
+        let count = self.u32()?;
+        (0..count).map(|_| Some((self.u64()?, self.u64()?))).collect()
     }
 
     #[allow(clippy::option_option)] // not there, and torn
@@ -280,6 +290,8 @@ mod tests {
             Record::Xattr { inode: 7, name: b"user.a".to_vec(), value: None, at },
             Record::Stage { inode: 7, keep: 1 << 40 },
             Record::Ranges { inode: 7, from_base: vec![(0, 4096), (8192, 8193)] },
+            Record::Pin { name: b"v1".to_vec(), digest: "sha256:00".into() },
+            Record::Copy { inode: 7, from: 1 << 63, ranges: vec![(0, 4096)] },
         ]
     }
 

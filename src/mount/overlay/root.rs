@@ -1,0 +1,131 @@
+//! The root: one artifact's things, or a folder for each tag of a repository.
+//!
+//! In a repository nothing but artifacts can be at the root: a new folder begins an artifact, named as a tag must be. A
+//! folder of the base that leaves the root is a tag that goes, which is refused unless the mount may delete. Tags that
+//! somebody else makes meanwhile appear; one that was moved or removed here does not come back.
+
+use std::sync::Arc;
+
+use super::Overlay;
+use super::inode::Origin;
+use super::refusal::{Answer, Refusal};
+use super::tree::Tree;
+use crate::mount::inodes::ROOT;
+use crate::mount::shelf::{self, Shelf};
+use crate::mount::staging::Record;
+
+/// What lies at the root.
+pub(in crate::mount) enum Top {
+    /// What is in one artifact.
+    Artifact,
+    /// A folder for each tag.
+    Repository {
+        /// The tags as they were found.
+        shelf: Arc<Shelf>,
+        /// Whether a tag may be deleted.
+        may_delete: bool,
+    },
+}
+
+impl Top {
+    /// How many folders lie above an artifact's root.
+    pub(super) fn depth(&self) -> u32 {
+        u32::from(matches!(self, Self::Repository { .. }))
+    }
+
+    /// Tells the shelf where the tags were that a journal speaks of.
+    pub(super) fn pin(&self, records: &[Record]) {
+        let Self::Repository { shelf, .. } = self else { return };
+        for record in records {
+            if let Record::Pin { name, digest } = record {
+                shelf.pin(name, digest);
+            }
+        }
+    }
+
+    /// What the journal must say in front of an introduction: what the tag it introduces was.
+    pub(super) fn pinned(&self, introduction: &Record) -> Option<Record> {
+        match (self, introduction) {
+            (Self::Repository { shelf, .. }, Record::Base { parent: ROOT, name, .. }) => {
+                let digest = shelf.pinned(name)?.to_string();
+                Some(Record::Pin { name: name.clone(), digest })
+            }
+            _ => None,
+        }
+    }
+
+    /// The name of the tag `number` came from, if it is an artifact's root.
+    pub(super) fn artifact(&self, tree: &Tree, number: u64) -> Option<Vec<u8>> {
+        match (self, tree.origin(number)?) {
+            (Self::Repository { .. }, Origin { parent: ROOT, name }) => Some(name.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether the artifact of a tag is one nobody can change: an index, say.
+    pub(super) async fn is_fixed(&self, name: &[u8]) -> bool {
+        let Self::Repository { shelf, .. } = self else { return false };
+        shelf.expect_changeable(name).await.is_err_and(|error| {
+            tracing::warn!(%error, "shown, and not to be changed");
+            true
+        })
+    }
+
+    /// Whether there is a folder for each tag in `folder`.
+    pub(super) fn is_shelf(&self, folder: u64) -> bool {
+        folder == ROOT && matches!(self, Self::Repository { .. })
+    }
+
+    /// Whether something may be put under `name` into `parent`.
+    pub(super) fn expect_place(&self, parent: u64, name: &[u8], is_folder: bool) -> Answer<()> {
+        match self.is_shelf(parent) {
+            true if !is_folder => Err(Refusal::NotPermitted),
+            true if !shelf::may_be_new(name) => Err(Refusal::Invalid),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `number` may leave `parent`.
+    pub(super) fn expect_leave(&self, tree: &Tree, parent: u64, number: u64) -> Answer<()> {
+        match self {
+            Self::Repository { may_delete: false, .. } if parent == ROOT && tree.origin(number).is_some() => {
+                Err(Refusal::NotPermitted)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Overlay {
+    /// Lists the root, so that a mount nobody could enter fails before it is there.
+    pub(in crate::mount) async fn look_inside(&self) -> crate::error::Result<()> {
+        self.enter(ROOT).await.map_err(super::unexpected)
+    }
+
+    /// Whether the base may have something new under a free name.
+    pub(super) fn may_appear(&self, tree: &Tree, parent: u64, name: &[u8]) -> bool {
+        self.top.is_shelf(parent)
+            && !tree.had(parent, name)
+            && tree.entry(parent, name).is_ok_and(|entry| entry.is_none())
+    }
+
+    /// Whether what is not in `folder` now may be there later without a program putting it there.
+    pub(in crate::mount) fn is_growing(&self, folder: u64) -> bool {
+        self.top.is_shelf(folder)
+    }
+
+    /// Lets appear what the base has got since it was listed. What cannot be listed now is as it was.
+    pub(super) async fn look_again(&self, number: u64) -> Answer<()> {
+        if !self.top.is_shelf(number) {
+            return Ok(());
+        }
+        let Ok(listed) = self.in_time("list the tags", self.base.list()).await else { return Ok(()) };
+        let mut tree = self.tree();
+        for (name, node) in listed.iter() {
+            if self.may_appear(&tree, number, name) {
+                tree.appear(number, name, node)?;
+            }
+        }
+        Ok(())
+    }
+}
