@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::entry::{Entry, Phase};
 use super::inflight::Origin;
 use super::readahead::Streams;
-use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Blob, Trust};
+use crate::error::Result;
+use crate::store::{Blob, Trust, expect_range};
 
 /// How far ahead a blob is fetched that is wanted whole, and in which steps it is waited for.
 const WHOLE_AHEAD: u64 = 32 << 20;
@@ -35,12 +35,7 @@ impl BlobReader {
 #[async_trait]
 impl Blob for BlobReader {
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        let size = self.entry.size();
-        if range.end > size || range.start > range.end {
-            let message =
-                format!("{range:?} lies outside of {}, which has {size} bytes", self.origin.blob.digest);
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
+        expect_range(&self.origin.blob, &range)?;
         if range.is_empty() {
             return Ok(Bytes::new());
         }

@@ -14,7 +14,7 @@ use super::blob_reader::BlobReader;
 use super::inflight::Origin;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Manifest, Name, Tag};
-use crate::store::{Blob, ByteStream, Source, Trust};
+use crate::store::{Blob, ByteStream, Source, Trust, expect_range};
 
 /// How much a stream through the cache asks for at a time.
 const STREAM_STEP: u64 = 1 << 20;
@@ -160,13 +160,7 @@ impl Source for Cached {
     }
 
     async fn fetch(&self, descriptor: &Descriptor, range: Range<u64>) -> Result<ByteStream> {
-        if range.end > descriptor.size || range.start > range.end {
-            let message = format!(
-                "{range:?} lies outside of {}, which has {} bytes",
-                descriptor.digest, descriptor.size
-            );
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
+        expect_range(descriptor, &range)?;
         if descriptor.is_manifest() {
             let (_, bytes) = self.manifest(&Name::Digest(descriptor.digest.clone()), descriptor.size).await?;
             if bytes.len() as u64 != descriptor.size {
@@ -241,29 +235,27 @@ impl Source for Cached {
 /// A reader of a blob: from the descriptor itself, from the cache, or through it.
 fn open(cache: &Cache, source: Option<Arc<dyn Source>>, blob: &Descriptor) -> Result<Arc<dyn Blob>> {
     if let Some(bytes) = blob.inline() {
-        return Ok(Arc::new(Inline(bytes)));
+        return Ok(Arc::new(Inline { blob: blob.clone(), bytes }));
     }
     if blob.size == 0 {
         crate::store::expect_digest(blob.digest.hasher()?, &blob.digest)?;
-        return Ok(Arc::new(Inline(Bytes::new())));
+        return Ok(Arc::new(Inline { blob: blob.clone(), bytes: Bytes::new() }));
     }
     let entry = cache.entry(blob)?;
     Ok(Arc::new(BlobReader::new(entry, Origin { source, blob: blob.clone() })))
 }
 
 /// A blob that came with its descriptor.
-struct Inline(Bytes);
+struct Inline {
+    blob: Descriptor,
+    bytes: Bytes,
+}
 
 #[async_trait]
 impl Blob for Inline {
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        if range.end > self.0.len() as u64 || range.start > range.end {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("{range:?} lies outside of {} bytes", self.0.len()),
-            ));
-        }
-        Ok(self.0.slice(range.start as usize..range.end as usize))
+        expect_range(&self.blob, &range)?;
+        Ok(self.bytes.slice(range.start as usize..range.end as usize))
     }
 
     fn trust(&self) -> Trust {

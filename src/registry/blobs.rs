@@ -22,7 +22,7 @@ use super::retry::{Again, Failure, Patience};
 use super::wire_error::Complaint;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Name};
-use crate::store::ByteStream;
+use crate::store::{ByteStream, expect_range};
 
 /// Blobs whose storage address is remembered, per repository.
 const ADDRESSES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -80,12 +80,7 @@ fn life(url: &Url) -> Duration {
 
 /// The bytes `range` of a blob. The first answer's head is here when this returns.
 pub(super) async fn fetch(shelf: Arc<Shelf>, blob: &Descriptor, range: Range<u64>) -> Result<ByteStream> {
-    if range.start > range.end || range.end > blob.size {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            format!("{} has {} bytes; there is no range {range:?} in it", blob.digest, blob.size),
-        ));
-    }
+    expect_range(blob, &range)?;
     if range.is_empty() {
         return Ok(Box::pin(futures_util::stream::empty()));
     }
