@@ -60,14 +60,7 @@ pub(crate) struct Attach {
 }
 
 impl Attach {
-    pub(crate) async fn run(self) -> Result<()> {
-        tokio::select! {
-            outcome = self.attach() => outcome,
-            _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted")),
-        }
-    }
-
-    async fn attach(&self) -> Result<()> {
+    pub(crate) async fn run(&self) -> Result<()> {
         let shape = self.format.shape()?;
         if self.packing.config.is_some() && self.platform.wanted()?.is_some() {
             return Err(Failure::new("--config, --platform cannot be used at the same time"));

@@ -35,7 +35,7 @@ use std::path::Path;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use failure::Result;
+use failure::{Failure, Result};
 use options::Debug;
 
 /// Mount what an OCI registry holds as files, and everything around it.
@@ -98,9 +98,9 @@ impl Command {
             Self::Discard(verb) => verb.run(),
             Self::Ls(verb) => verb.run().await,
             Self::Cat(verb) => verb.run().await,
-            Self::Pull(verb) => verb.run().await,
-            Self::Push(verb) => verb.run().await,
-            Self::Attach(verb) => verb.run().await,
+            Self::Pull(verb) => interruptible(verb.run()).await,
+            Self::Push(verb) => interruptible(verb.run()).await,
+            Self::Attach(verb) => interruptible(verb.run()).await,
             Self::Tag(verb) => verb.run().await,
             Self::Resolve(verb) => verb.run().await,
             Self::Repo(verb) => verb.run().await,
@@ -135,6 +135,15 @@ impl Command {
             Self::Cache(verb) => Some(verb.debug()),
             Self::Version(_) | Self::Completion(_) | Self::Man(_) => None,
         }
+    }
+}
+
+/// `work`, which ends where it is at Ctrl-C. What is half written is taken away, or kept for the next time, by
+/// whoever holds it.
+async fn interruptible(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        outcome = work => outcome,
+        _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted")),
     }
 }
 

@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::display::{self, Shape};
-use super::failure::{Failure, Result};
+use super::failure::Result;
 use super::options::{CacheOptions, Debug, Format, Place, PlatformOption, Target, Terminal};
 use super::progress;
 
@@ -84,15 +84,7 @@ pub(crate) struct Pull {
 }
 
 impl Pull {
-    pub(crate) async fn run(self) -> Result<()> {
-        tokio::select! {
-            outcome = self.pull() => outcome,
-            // What is half here is kept beside the targets; the next pull goes on from there.
-            _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted")),
-        }
-    }
-
-    async fn pull(&self) -> Result<()> {
+    pub(crate) async fn run(&self) -> Result<()> {
         let shape = self.format.shape()?;
         let place = self.target.place(&self.reference)?;
         let (one, name) = self.target.open_one(&place, "pull", &self.cache, CacheUse::Read)?;

@@ -76,14 +76,7 @@ pub(crate) struct Push {
 }
 
 impl Push {
-    pub(crate) async fn run(self) -> Result<()> {
-        tokio::select! {
-            outcome = self.push() => outcome,
-            _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted")),
-        }
-    }
-
-    async fn push(&self) -> Result<()> {
+    pub(crate) async fn run(&self) -> Result<()> {
         let shape = self.format.shape()?;
         let image_spec = self.image_spec()?;
         let (first, others) = self.reference.split_once(',').unwrap_or((&self.reference, ""));
