@@ -438,9 +438,7 @@ async fn writable(
         verify: options.verify,
         passthrough: options.passthrough,
     };
-    let overlay = Overlay::open(base, ground).await?;
-    overlay.look_inside().await?;
-    Ok((overlay, publisher))
+    Ok((Overlay::open(base, ground).await?, publisher))
 }
 
 /// The artifact a name points at, or the one that staged work builds on.

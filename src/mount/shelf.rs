@@ -74,11 +74,18 @@ impl Shelf {
         self.pins().get(name).cloned()
     }
 
-    fn node(&self, name: &[u8], tag: Tag) -> Node {
+    /// The folder of a tag, if `name` can mean one; whether it is there is seen when it is entered.
+    pub(super) fn node(&self, name: &[u8]) -> Option<Node> {
+        let tag = tag(name)?;
         let reference = self.reference(tag.as_str());
         let mut pins = self.pins();
         let pin = pins.entry(name.to_vec()).or_insert_with(|| self.make(Name::Tag(tag), reference));
-        Node::Folder(Arc::clone(pin) as Arc<dyn Folder>)
+        Some(Node::Folder(Arc::clone(pin) as Arc<dyn Folder>))
+    }
+
+    /// Asks for the tags.
+    pub(super) async fn check(&self) -> Result<()> {
+        self.names().await.map(drop)
     }
 
     fn make(&self, name: Name, reference: String) -> Arc<Pin> {
@@ -125,10 +132,10 @@ impl Folder for Shelf {
             return Ok(Some(Node::Folder(pin)));
         }
         if self.names().await.is_ok_and(|names| names.contains(name)) {
-            return Ok(Some(self.node(name, tag)));
+            return Ok(self.node(name));
         }
-        match self.source.resolve(&Name::Tag(tag.clone())).await {
-            Ok(_) => Ok(Some(self.node(name, tag))),
+        match self.source.resolve(&Name::Tag(tag)).await {
+            Ok(_) => Ok(self.node(name)),
             Err(error) if is_absence(&error) || error.kind() == ErrorKind::Invalid => Ok(None),
             Err(error) => {
                 tracing::debug!(%error, "cannot look for a new tag just now");
@@ -138,22 +145,9 @@ impl Folder for Shelf {
     }
 
     async fn list(&self) -> Result<Arc<Entries>> {
-        let names = self.names().await;
-        let mut entries = Entries::new();
-        // Work that is staged is reached without the registry.
-        for name in names.as_deref().into_iter().flatten() {
-            if let Some(tag) = tag(name) {
-                entries.insert(name.clone(), self.node(name, tag));
-            }
-        }
-        let pins = self.pins();
-        if let (Err(error), true) = (names, pins.is_empty()) {
-            return Err(error);
-        }
-        entries.extend(
-            pins.iter().map(|(name, pin)| (name.clone(), Node::Folder(Arc::clone(pin) as Arc<dyn Folder>))),
-        );
-        Ok(Arc::new(entries))
+        let names = self.names().await?;
+        let node = |name: &FileName| Some((name.clone(), self.node(name)?));
+        Ok(Arc::new(names.iter().filter_map(node).collect()))
     }
 }
 

@@ -35,6 +35,8 @@ enum Operation {
     Rename { from: String, to: String, flags: u8 },
     Link { from: String, to: String },
     Symlink { to: String, path: String },
+    Copy { from: String, to: String },
+    CopyPart { from: String, to: String, at: u64, to_at: u64, length: usize },
     Mode { path: String, mode: u32 },
     Time { path: String, seconds: i64 },
     Remount,
@@ -60,6 +62,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => (path(), path(), 0_u8..3).prop_map(|(from, to, flags)| Rename { from, to, flags }),
         2 => (path(), path()).prop_map(|(from, to)| Link { from, to }),
         1 => (path(), path()).prop_map(|(to, path)| Symlink { to, path }),
+        3 => (path(), path()).prop_map(|(from, to)| Copy { from, to }),
+        2 => (path(), path(), 0_u64..60_000, prop_oneof![4 => Just(0_u64), 1 => 1_u64..9000], 0_usize..60_000)
+            .prop_map(|(from, to, at, off, length)| CopyPart { from, to, at, to_at: at + off, length }),
         1 => (path(), 0_u32..0o1000).prop_map(|(path, mode)| Mode { path, mode }),
         1 => (path(), 0_i64..1 << 31).prop_map(|(path, seconds)| Time { path, seconds }),
         1 => Just(Remount),
@@ -92,6 +97,19 @@ fn perform(root: &Path, operation: &Operation) -> io::Result<()> {
         }
         Operation::Link { from, to } => fs::hard_link(at(from), at(to)),
         Operation::Symlink { to, path } => std::os::unix::fs::symlink(to, at(path)),
+        Operation::Copy { from, to } => fs::copy(at(from), at(to)).map(drop),
+        Operation::CopyPart { from, to, at: offset, to_at, length } => {
+            let from = File::open(at(from))?;
+            let to = File::options().write(true).create(true).truncate(false).open(at(to))?;
+            let (mut offset, mut to_at, mut left) = (*offset, *to_at, *length);
+            while left > 0 {
+                match rustix::fs::copy_file_range(&from, Some(&mut offset), &to, Some(&mut to_at), left)? {
+                    0 => break,
+                    count => left -= count,
+                }
+            }
+            Ok(())
+        }
         Operation::Mode { path, mode } => {
             let file = rustix::fs::lstat(at(path))?;
             if file.st_mode & libc::S_IFMT == libc::S_IFLNK {

@@ -33,6 +33,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::fs::Counts;
 use super::handles::Numbered;
+use super::inodes::ROOT;
 use super::options::Verify;
 use super::staging::{Record, Shape, Staging, Time};
 use crate::artifact::tree::Folder;
@@ -79,7 +80,7 @@ impl Overlay {
     /// The tree as its journal left it. Waits for the network where the journal speaks of folders of the base.
     pub(super) async fn open(base: Arc<dyn Folder>, ground: Ground) -> Result<Self> {
         let Ground { top, staging, records, owner, deadline, verify, passthrough } = ground;
-        top.pin(&records);
+        let spoken_of = top.spoken_of(&records);
         let depth = top.depth();
         let tree = Tree::new(Arc::clone(&base), owner, depth, Arc::clone(staging.data()));
         let overlay = Self {
@@ -96,10 +97,14 @@ impl Overlay {
             passthrough: AtomicBool::new(passthrough),
         };
         let shown = || format!("replay the journal in {}", overlay.staging.folder().display());
+        if let Some(entries) = spoken_of {
+            overlay.tree().enter(ROOT, &entries, false).map_err(unexpected).doing(shown)?;
+        }
         for record in &records {
             overlay.replay(record).await.map_err(unexpected).doing(shown)?;
         }
         overlay.tidy().doing(shown)?;
+        overlay.look_inside(!records.is_empty()).await.map_err(unexpected)?;
         Ok(overlay)
     }
 

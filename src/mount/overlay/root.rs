@@ -10,6 +10,8 @@ use super::Overlay;
 use super::inode::Origin;
 use super::refusal::{Answer, Refusal};
 use super::tree::Tree;
+use crate::artifact::tree::Entries;
+use crate::error::ErrorKind;
 use crate::mount::inodes::ROOT;
 use crate::mount::shelf::{self, Shelf};
 use crate::mount::staging::Record;
@@ -33,14 +35,20 @@ impl Top {
         u32::from(matches!(self, Self::Repository { .. }))
     }
 
-    /// Tells the shelf where the tags were that a journal speaks of.
-    pub(super) fn pin(&self, records: &[Record]) {
-        let Self::Repository { shelf, .. } = self else { return };
+    /// What a journal takes to be at the root: the tags it speaks of, where they were then. Everything else appears
+    /// later, where no name of ours is in its way.
+    pub(super) fn spoken_of(&self, records: &[Record]) -> Option<Entries> {
+        let Self::Repository { shelf, .. } = self else { return None };
         for record in records {
             if let Record::Pin { name, digest } = record {
                 shelf.pin(name, digest);
             }
         }
+        let named = records.iter().filter_map(|record| match record {
+            Record::Base { parent: ROOT, name, .. } => Some((name.clone(), shelf.node(name)?)),
+            _ => None,
+        });
+        Some(named.collect())
     }
 
     /// What the journal must say in front of an introduction: what the tag it introduces was.
@@ -65,10 +73,14 @@ impl Top {
     /// Whether the artifact of a tag is one nobody can change: an index, say.
     pub(super) async fn is_fixed(&self, name: &[u8]) -> bool {
         let Self::Repository { shelf, .. } = self else { return false };
-        shelf.expect_changeable(name).await.is_err_and(|error| {
-            tracing::warn!(%error, "shown, and not to be changed");
-            true
-        })
+        match shelf.expect_changeable(name).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                tracing::warn!(%error, "shown, and not to be changed");
+                true
+            }
+            // What cannot be known now is told by the commit.
+            _ => false,
+        }
     }
 
     /// Whether there is a folder for each tag in `folder`.
@@ -97,15 +109,21 @@ impl Top {
 }
 
 impl Overlay {
-    /// Lists the root, so that a mount nobody could enter fails before it is there.
-    pub(in crate::mount) async fn look_inside(&self) -> crate::error::Result<()> {
-        self.enter(ROOT).await.map_err(super::unexpected)
+    /// Lists the root, so that a mount nobody could enter fails before it is there. With work staged the registry may
+    /// be gone.
+    pub(super) async fn look_inside(&self, work: bool) -> Answer<()> {
+        if let Top::Repository { shelf, .. } = &self.top
+            && !work
+        {
+            shelf.check().await?;
+        }
+        self.look_again(ROOT).await
     }
 
     /// Whether the base may have something new under a free name.
     pub(super) fn may_appear(&self, tree: &Tree, parent: u64, name: &[u8]) -> bool {
         self.top.is_shelf(parent)
-            && !tree.had(parent, name)
+            && !tree.has_left(name)
             && tree.entry(parent, name).is_ok_and(|entry| entry.is_none())
     }
 

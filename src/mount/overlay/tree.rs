@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::inode::{Directory, Inode, Origin, What};
 use super::refusal::{Answer, Refusal};
-use crate::artifact::tree::{Attributes, Entries, Folder, Node, stable_id};
+use crate::artifact::tree::{Attributes, Entries, FileName, Folder, Node, stable_id};
 use crate::error::{Error, ErrorKind};
 use crate::mount::inodes::ROOT;
 use crate::mount::staging::{Contents, Data, Made, Record, Shape, Time};
@@ -30,6 +30,8 @@ pub(super) struct Tree {
     owner: (u32, u32),
     /// How many folders lie above an artifact's own root.
     depth: u32,
+    /// Names that were taken from things at the root.
+    left: HashSet<FileName>,
     data: Arc<Data>,
 }
 
@@ -50,6 +52,7 @@ impl Tree {
             graves: HashMap::new(),
             owner,
             depth,
+            left: HashSet::new(),
             data,
         }
     }
@@ -149,10 +152,9 @@ impl Tree {
         Ok(number)
     }
 
-    /// Whether the base's `name` in `parent` was ever known, wherever it is by now.
-    pub(super) fn had(&self, parent: u64, name: &[u8]) -> bool {
-        let number = OF_BASE | stable_id(&[b"entry", &parent.to_le_bytes(), name]);
-        self.inodes.contains_key(&number) || self.graves.contains_key(&number)
+    /// Whether anything has left the root that was called `name`.
+    pub(super) fn has_left(&self, name: &[u8]) -> bool {
+        self.left.contains(name)
     }
 
     /// Puts a thing the base has got since into a folder that was entered.
@@ -290,6 +292,9 @@ impl Tree {
         let folder = self.inode_mut(parent)?;
         (folder.modified, folder.changed) = (at, at);
         let number = folder.directory_mut()?.entries.remove(name).ok_or(Refusal::NotFound)?;
+        if parent == ROOT && self.depth > 0 {
+            self.left.insert(name.to_vec());
+        }
         let child = self.inode_mut(number)?;
         child.links = child.links.saturating_sub(1);
         child.changed = child.changed.max(at);
