@@ -1,38 +1,29 @@
 //! Where the kernel asks and we answer: here and in `fuse/` only is fuser spoken.
 //!
-//! [`Kernel`] answers for a [`Filesystem`] here, for an [`Overlay`] in `writing`.
+//! [`Kernel`] answers for a [`Filesystem`] in `reading`, for an [`Overlay`] in `writing`.
 //!
 //! A request is answered on the kernel's own thread when its answer is at hand, and from the runtime when it
 //! must wait: [`Kernel::answer`] polls the work once and spawns what is left. A stalled download therefore
 //! holds no thread, and a warm read pays for none.
 
+mod asked;
 mod attributes;
+mod listing;
+mod reading;
 mod replies;
 mod writing;
 
-use std::ffi::OsStr;
 use std::future::Future;
-use std::os::unix::ffi::OsStrExt as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 
-use fuser::{
-    BackingId, Config, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, MountOption, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr,
-    Request, SessionACL,
-};
+use fuser::{Config, Errno, InitFlags, MountOption, SessionACL};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use self::attributes::{attributes, dots, file_type, give, nothing};
 use super::errno;
 use super::fs::{Counts, Filesystem};
-use super::handles::{Backing, Way};
-use super::inodes::number;
-use super::names::kind;
 use super::options::{Options, Words};
 use super::overlay::Overlay;
 use crate::error::Error;
@@ -136,10 +127,6 @@ impl<F> Kernel<F> {
 }
 
 /// The errno for `error`; what a program cannot do anything about is said in the log and counted.
-fn refuse(fs: &Filesystem, error: &Error) -> Errno {
-    number_of(&fs.counts, error)
-}
-
 fn number_of(counts: &Counts, error: &Error) -> Errno {
     let number = errno::of(error);
     if number == libc::EIO {
@@ -156,301 +143,3 @@ const WANTED: [InitFlags; 4] = [
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_ASYNC_DIO,
 ];
-
-impl fuser::Filesystem for Kernel<Filesystem> {
-    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for wanted in WANTED {
-            let _ = config.add_capabilities(wanted);
-        }
-        // A depth of 1 leaves the mount usable as a lower layer of overlayfs (limits.md §3).
-        if self.fs.passthrough.load(Ordering::Relaxed) {
-            let possible = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
-                && config.set_max_stack_depth(1).is_ok();
-            self.fs.passthrough.store(possible, Ordering::Relaxed);
-        }
-        let _ = config.set_max_background(BACKGROUND);
-        let _ = config.set_max_write(LARGEST);
-        Ok(())
-    }
-
-    fn destroy(&mut self) {
-        self.ended.send_replace(true);
-    }
-
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (fs, name) = (self.fs(), name.as_bytes().to_vec());
-        self.answer(async move {
-            match fs.lookup(parent.0, &name).await {
-                Ok(found) => match &found.entry {
-                    Some((inode, stat)) => {
-                        reply.entry(&found.lifetime, &attributes(stat), Generation(inode.generation));
-                    }
-                    // An entry with number 0 is the absence of one, remembered for as long.
-                    None => reply.entry(&found.lifetime, &nothing(), Generation(0)),
-                },
-                Err(error) => reply.error(refuse(&fs, &error)),
-            }
-        });
-    }
-
-    fn forget(&self, _request: &Request, inode: INodeNo, times: u64) {
-        self.fs.inodes.forget(inode.0, times);
-    }
-
-    fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        match self.fs.getattr(inode.0) {
-            Ok((stat, lifetime)) => reply.attr(&lifetime, &attributes(&stat)),
-            Err(error) => reply.error(refuse(&self.fs, &error)),
-        }
-    }
-
-    fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
-        match self.fs.readlink(inode.0) {
-            Ok(target) => reply.data(&target),
-            Err(error) => reply.error(refuse(&self.fs, &error)),
-        }
-    }
-
-    fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if flags.acc_mode() != OpenAccMode::O_RDONLY {
-            return reply.error(Errno::EROFS);
-        }
-        let fs = self.fs();
-        self.answer(async move {
-            let prepared = match fs.prepare(inode.0).await {
-                Ok(prepared) => prepared,
-                Err(error) => return reply.error(refuse(&fs, &error)),
-            };
-            let (handle, way) = fs.open(prepared, |file| Ok(Backing(Arc::new(reply.open_backing(file)?))));
-            let handle = FileHandle(handle);
-            match way {
-                Way::Cached => {
-                    reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
-                }
-                Way::Passthrough(backing) => match backing.0.downcast_ref::<BackingId>() {
-                    Some(id) => reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, id),
-                    None => reply.error(Errno::EIO),
-                },
-            }
-        });
-    }
-
-    fn read(
-        &self,
-        _request: &Request,
-        _inode: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let fs = self.fs();
-        self.answer(async move {
-            match fs.read(handle.0, offset, u64::from(size)).await {
-                Ok(bytes) => reply.data(&bytes),
-                // A file that is open and cannot be read is broken, whatever the registry calls it.
-                Err(error) => {
-                    refuse(&fs, &Error::with_source(crate::error::ErrorKind::Io, "read", error));
-                    reply.error(Errno::EIO);
-                }
-            }
-        });
-    }
-
-    fn release(
-        &self,
-        _request: &Request,
-        inode: INodeNo,
-        handle: FileHandle,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.fs.handles.release(inode.0, handle.0);
-        reply.ok();
-    }
-
-    fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let fs = self.fs();
-        self.answer(async move {
-            match fs.open_folder(inode.0).await {
-                Ok((handle, may_be_kept)) => {
-                    let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-                    let flags = if may_be_kept { kept } else { FopenFlags::empty() };
-                    reply.opened(FileHandle(handle), flags);
-                }
-                Err(error) => reply.error(refuse(&fs, &error)),
-            }
-        });
-    }
-
-    fn readdir(
-        &self,
-        _request: &Request,
-        inode: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        let listing = match self.fs.listing(handle.0) {
-            Ok(listing) => listing,
-            Err(error) => return reply.error(refuse(&self.fs, &error)),
-        };
-        for (name, number, next) in dots(inode.0, self.fs.parent(inode.0), offset) {
-            if reply.add(INodeNo(number), next, FileType::Directory, name) {
-                return reply.ok();
-            }
-        }
-        let skipped = offset.saturating_sub(2);
-        for (at, (name, node)) in (skipped..).zip(listing.entries.iter().skip(skipped as usize)) {
-            let number = number(inode.0, name, node);
-            if reply.add(INodeNo(number), at + 3, file_type(kind(node)), OsStr::from_bytes(name)) {
-                break;
-            }
-        }
-        reply.ok();
-    }
-
-    fn readdirplus(
-        &self,
-        _request: &Request,
-        inode: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let listing = match self.fs.listing(handle.0) {
-            Ok(listing) => listing,
-            Err(error) => return reply.error(refuse(&self.fs, &error)),
-        };
-        let lifetime = listing.lifetime;
-        for (name, number, next) in dots(inode.0, self.fs.parent(inode.0), offset) {
-            // Only the number and type of these are looked at.
-            let folder = FileAttr { ino: INodeNo(number), kind: FileType::Directory, ..nothing() };
-            if reply.add(INodeNo(number), next, name, &lifetime, &folder, Generation(0)) {
-                return reply.ok();
-            }
-        }
-        let skipped = offset.saturating_sub(2);
-        for (at, (name, node)) in (skipped..).zip(listing.entries.iter().skip(skipped as usize)) {
-            let told = self.fs.inodes.tell(inode.0, name, node);
-            let shown = attributes(&self.fs.stat(told.number, node));
-            let (number, generation) = (INodeNo(told.number), Generation(told.generation));
-            if reply.add(number, at + 3, OsStr::from_bytes(name), &lifetime, &shown, generation) {
-                // It did not fit, so the kernel was not told after all.
-                self.fs.inodes.forget(told.number, 1);
-                break;
-            }
-        }
-        reply.ok();
-    }
-
-    fn releasedir(
-        &self,
-        _request: &Request,
-        _inode: INodeNo,
-        handle: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.fs.handles.release_folder(handle.0);
-        reply.ok();
-    }
-
-    fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
-        let blocks = self.fs.size().div_ceil(4096);
-        reply.statfs(blocks, 0, 0, 0, 0, 4096, 255, 4096);
-    }
-
-    fn getxattr(&self, _request: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        // `ls -l` asks every file for a security label and an access list, until it is told once that there is
-        // no such thing here: "no data" would be 20,000 requests for 10,000 files.
-        if !name.as_bytes().starts_with(b"user.") {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        let (fs, name) = (self.fs(), name.as_bytes().to_vec());
-        self.answer(async move {
-            match fs.xattr(inode.0, &name).await {
-                Ok(Some(value)) => give(reply, size, &value),
-                Ok(None) => reply.error(Errno::ENODATA),
-                Err(error) => reply.error(refuse(&fs, &error)),
-            }
-        });
-    }
-
-    fn listxattr(&self, _request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.fs.xattrs(inode.0) {
-            Ok(names) => {
-                let list: Vec<u8> =
-                    names.iter().flat_map(|name| name.bytes().chain(std::iter::once(0))).collect();
-                give(reply, size, &list);
-            }
-            Err(error) => reply.error(refuse(&self.fs, &error)),
-        }
-    }
-
-    // The kernel refuses every change of a read-only mount by itself. What follows would be asked again and
-    // again if it were not answered "no such thing" once.
-
-    fn flush(
-        &self,
-        _request: &Request,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        _owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fsync(
-        &self,
-        _request: &Request,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        _data_only: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fsyncdir(
-        &self,
-        _request: &Request,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        _data_only: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn lseek(
-        &self,
-        _request: &Request,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: ReplyLseek,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn ioctl(
-        &self,
-        _request: &Request,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        _flags: fuser::IoctlFlags,
-        _command: u32,
-        _input: &[u8],
-        _output_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(Errno::ENOTTY);
-    }
-}

@@ -1,4 +1,4 @@
-//! Attributes and listings in the kernel's words.
+//! Attributes in the kernel's words.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,11 +6,6 @@ use fuser::{Errno, FileAttr, FileType, INodeNo, ReplyXattr};
 
 use crate::mount::names::{Kind, Stat};
 use crate::mount::overlay;
-
-/// The entries every folder begins with, from `offset` on, each with the offset after it.
-pub(super) fn dots(own: u64, parent: u64, offset: u64) -> impl Iterator<Item = (&'static str, u64, u64)> {
-    [(".", own, 1), ("..", parent, 2)].into_iter().skip(offset.min(2) as usize)
-}
 
 /// A value, or its length for a program that asks how much room it needs.
 pub(super) fn give(reply: ReplyXattr, room: u32, value: &[u8]) {
@@ -21,6 +16,12 @@ pub(super) fn give(reply: ReplyXattr, room: u32, value: &[u8]) {
     } else {
         reply.error(Errno::ERANGE);
     }
+}
+
+/// Names, each ended by a zero byte.
+pub(super) fn give_names(reply: ReplyXattr, room: u32, names: &[impl AsRef<[u8]>]) {
+    let list: Vec<u8> = names.iter().flat_map(|name| [name.as_ref(), b"\0"].concat()).collect();
+    give(reply, room, &list);
 }
 
 pub(super) fn file_type(kind: Kind) -> FileType {

@@ -10,39 +10,23 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
-use super::attributes::{dots, give, nothing, stat_of};
+use super::asked::{made, opener, set, sought, target, when, who};
+use super::attributes::{give, give_names, nothing, stat_of};
+use super::listing::{self, Shown, list};
 use super::replies::{self, attr, backing, empty, entry, lifetime, refuse};
 use super::{BACKGROUND, Kernel, LARGEST, WANTED, number_of};
-use crate::artifact::tree::IMMUTABLE;
 use crate::error::{Error, ErrorKind};
-use crate::mount::overlay::{self, New, Opener, Overlay, Refusal, Set, Setting, Target, When, Who};
-use crate::mount::staging::{Made, Seek};
+use crate::mount::overlay::{self, New, Overlay, Refusal, Setting};
+use crate::mount::staging::Made;
 
 /// The mount may lie on one more stacked file system: the staging folder of a container is often on overlayfs.
 const DEPTH: u32 = 2;
-
-fn who(request: &Request) -> Who {
-    Who { uid: request.uid(), gid: request.gid() }
-}
-
-fn opener(request: &Request, flags: OpenFlags) -> Opener {
-    let access = flags.acc_mode();
-    let (reads, writes) = (access != OpenAccMode::O_WRONLY, access != OpenAccMode::O_RDONLY);
-    Opener { process: request.pid(), reads, writes }
-}
-
-fn when(time: TimeOrNow) -> When {
-    match time {
-        TimeOrNow::Now => When::Now,
-        TimeOrNow::SpecificTime(time) => When::At(overlay::time(time)),
-    }
-}
 
 impl Kernel<Overlay> {
     fn make(&self, parent: INodeNo, name: &OsStr, new: New, reply: ReplyEntry) {
@@ -146,11 +130,8 @@ impl fuser::Filesystem for Kernel<Overlay> {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let what = match mode & libc::S_IFMT {
-            libc::S_IFREG => Made::File,
-            kind => Made::Special { kind, device: rdev },
-        };
-        self.make(parent, name, New { what, mode: mode & 0o7777, who: who(request) }, reply);
+        let new = New { what: made(mode, rdev), mode: mode & 0o7777, who: who(request) };
+        self.make(parent, name, new, reply);
     }
 
     fn mkdir(
@@ -196,12 +177,7 @@ impl fuser::Filesystem for Kernel<Overlay> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let target = match flags {
-            flags if flags.is_empty() => Target::Any,
-            RenameFlags::RENAME_NOREPLACE => Target::Free,
-            RenameFlags::RENAME_EXCHANGE => Target::Exchanged,
-            _ => return reply.error(Errno::EINVAL),
-        };
+        let Some(target) = target(flags) else { return reply.error(Errno::EINVAL) };
         let (fs, name, new_name) = (self.fs(), name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
         self.answer(async move {
             let moved = fs.rename((parent.0, &name), (new_parent.0, &new_name), target).await;
@@ -338,9 +314,7 @@ impl fuser::Filesystem for Kernel<Overlay> {
         self.answer(async move {
             match fs.open_folder(inode.0).await {
                 Ok(handle) => {
-                    let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-                    let flags = if fs.is_growing(inode.0) { FopenFlags::empty() } else { kept };
-                    reply.opened(FileHandle(handle), flags);
+                    reply.opened(FileHandle(handle), listing::flags(!fs.is_growing(inode.0)));
                 }
                 Err(refusal) => reply.error(refuse(&fs, &refusal)),
             }
@@ -355,30 +329,18 @@ impl fuser::Filesystem for Kernel<Overlay> {
         inode: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         let listing = match self.fs.listing(handle.0) {
             Ok(listing) => listing,
             Err(refusal) => return reply.error(refuse(&self.fs, &refusal)),
         };
-        for (name, number, next) in dots(inode.0, listing.parent, offset) {
-            // Only the number and type of these are looked at.
-            let folder = FileAttr { ino: INodeNo(number), kind: FileType::Directory, ..nothing() };
-            if reply.add(INodeNo(number), next, name, &IMMUTABLE, &folder, Generation(0)) {
-                return reply.ok();
-            }
-        }
-        let skipped = offset.saturating_sub(2);
-        for (at, (name, number)) in (skipped..).zip(listing.entries.iter().skip(skipped as usize)) {
-            let Some(stat) = self.fs.tell_listed(&listing, name, *number) else { continue };
-            let (name, told) = (OsStr::from_bytes(name), stat_of(&stat));
-            if reply.add(INodeNo(*number), at + 3, name, &lifetime(&stat), &told, Generation(0)) {
-                // It did not fit, so the kernel was not told after all.
-                self.fs.forget(*number, 1);
-                break;
-            }
-        }
-        reply.ok();
+        let tell = |name: &[u8], number: &u64| {
+            let stat = self.fs.tell_listed(&listing, name, *number)?;
+            Some(Shown { lifetime: lifetime(&stat), attributes: stat_of(&stat), generation: 0 })
+        };
+        let place = (inode.0, listing.parent);
+        list(reply, place, offset, &listing.entries, tell, |number| self.fs.forget(number, 1));
     }
 
     fn releasedir(
@@ -419,12 +381,7 @@ impl fuser::Filesystem for Kernel<Overlay> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let set = match flags {
-            0 => Set::Always,
-            libc::XATTR_CREATE => Set::IfNew,
-            libc::XATTR_REPLACE => Set::IfThere,
-            _ => return reply.error(Errno::EINVAL),
-        };
+        let Some(set) = set(flags) else { return reply.error(Errno::EINVAL) };
         empty(&self.fs, reply, self.fs.set_xattr(inode.0, name.as_bytes(), value, set));
     }
 
@@ -437,11 +394,7 @@ impl fuser::Filesystem for Kernel<Overlay> {
 
     fn listxattr(&self, _request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
         match self.fs.xattrs(inode.0) {
-            Ok(names) => {
-                let list: Vec<u8> =
-                    names.into_iter().flat_map(|name| name.into_iter().chain(std::iter::once(0))).collect();
-                give(reply, size, &list);
-            }
+            Ok(names) => give_names(reply, size, &names),
             Err(refusal) => reply.error(refuse(&self.fs, &refusal)),
         }
     }
@@ -495,11 +448,7 @@ impl fuser::Filesystem for Kernel<Overlay> {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let what = match whence {
-            libc::SEEK_DATA => Seek::Data,
-            libc::SEEK_HOLE => Seek::Hole,
-            _ => return reply.error(Errno::EINVAL),
-        };
+        let Some(what) = sought(whence) else { return reply.error(Errno::EINVAL) };
         match self.fs.seek(handle.0, what, offset as u64) {
             Ok(found) => reply.offset(found as i64),
             Err(refusal) => reply.error(refuse(&self.fs, &refusal)),
