@@ -106,14 +106,17 @@ impl Stand {
 }
 
 fn repository(host: &str) -> Arc<registry::Repository> {
+    Arc::new(registry_of(host).repository("r").unwrap())
+}
+
+fn registry_of(host: &str) -> registry::Registry {
     let settings = Settings {
         plain_http: Some(true),
         registry_configs: vec!["/nonexistent/config.json".into()],
         deadline: Duration::from_secs(5),
         ..Settings::default()
     };
-    let registry = registry::Registry::new(&host.parse().unwrap(), &settings).unwrap();
-    Arc::new(registry.repository("r").unwrap())
+    registry::Registry::new(&host.parse().unwrap(), &settings).unwrap()
 }
 
 /// Two files with habits of their own, and a folder that is a layer.
@@ -434,4 +437,47 @@ async fn one_artifact_may_be_published_under_other_tags() {
     let error = stand.mounted().commit(&options, &()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     assert_eq!((stand.digest("b").await, stand.digest("c").await), (Some(taken.digest), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_neighbour_has_is_taken_from_there() {
+    let registry = Registry::start();
+    let weights = noise(3_000_000);
+    Artifact::new()
+        .file("weights", weights.clone())
+        .file("small", "small")
+        .tag("v1")
+        .push(&registry, "other/model");
+    Artifact::new().file("readme", "mine").tag("v1").push(&registry, "r");
+    let folder = tempfile::tempdir().unwrap();
+    let settings = artifs::cache::Settings { root: folder.path().join("cache"), budget: None };
+    let cache = artifs::cache::Cache::open(&settings).unwrap();
+    let host = registry.host();
+    let mount = async |repository: &str, at: &str, staging: Option<PathBuf>| {
+        let at = folder.path().join(at);
+        fs::create_dir(&at).unwrap();
+        let target = registry_of(&host.to_string()).repository(repository).unwrap();
+        let target = Arc::new(target);
+        let scope = format!("{host}/{repository}");
+        let source = cache.in_front_of(Some(Arc::clone(&target) as _), &scope);
+        let name = "v1".parse().unwrap();
+        let mut options = Options::new(&at, format!("{scope}:v1"));
+        options.staging = staging;
+        let root = Root::Artifact { source, name, view: View::default() };
+        let mount = Mount::start(root, options, None).await.unwrap();
+        mount.publish_to(target);
+        (mount, at)
+    };
+    let (_reading, from) = mount("other/model", "from", None).await;
+    let (writing, to) = mount("r", "to", Some(folder.path().join("staging"))).await;
+    for name in ["weights", "small"] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    registry.forget_requests();
+    writing.stop().await.unwrap();
+    assert!(matches!(writing.ended().await, Ended::Published(_)));
+    let mount = format!("mount={}&from=other/model", Digest::of(&weights));
+    assert_eq!(registry.count(|request| request.method == "POST" && request.query == mount), 1);
+    assert_eq!(puts(&registry, Endpoint::Upload), 1, "the small file is sent");
+    assert!(registry.has_blob("r", &Digest::of(&weights)));
 }

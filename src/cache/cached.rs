@@ -14,13 +14,16 @@ use super::blob_reader::BlobReader;
 use super::inflight::Origin;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Manifest, Name, Tag};
-use crate::store::{Blob, ByteStream, Source, Trust, expect_range};
+use crate::store::{Blob, ByteStream, HOME, Source, Trust, expect_range};
 
 /// How much a stream through the cache asks for at a time.
 const STREAM_STEP: u64 = 1 << 20;
 
 /// The most that is read back of what was learned from a blob.
 const KNOWLEDGE_LIMIT: u64 = 1 << 30;
+
+/// Blobs from this size on are remembered with the repository they were in: smaller ones are sent as fast.
+const WORTH_A_HOME: u64 = 1 << 20;
 
 /// A [`Source`] that remembers blobs, manifests and what tags pointed at.
 pub struct Cached {
@@ -68,6 +71,19 @@ impl Cached {
         let kept =
             kept.doing(|| "remember a tag").and_then(|text| self.cache.shared.place.replace(&path, &text));
         if let Err(error) = kept {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Keeps which repository has a blob, so that it can be taken from there into another ([`HOME`]).
+    fn remember_home(&self, blob: &Descriptor) {
+        if !self.fills || self.source.is_none() || blob.size < WORTH_A_HOME {
+            return;
+        }
+        let path = self.cache.shared.place.home(&blob.digest);
+        if !path.exists()
+            && let Err(error) = self.cache.shared.place.replace(&path, self.scope.as_bytes())
+        {
             tracing::warn!("{error}");
         }
     }
@@ -191,6 +207,7 @@ impl Source for Cached {
     }
 
     fn open(self: Arc<Self>, blob: &Descriptor) -> Result<Arc<dyn Blob>> {
+        self.remember_home(blob);
         open(&self.cache, self.source.clone(), blob)
     }
 
@@ -214,7 +231,8 @@ impl Source for Cached {
     }
 
     async fn recall(&self, blob: &Digest, kind: &str) -> Option<Bytes> {
-        let path = self.cache.shared.place.index(blob, kind);
+        let place = &self.cache.shared.place;
+        let path = if kind == HOME { place.home(blob) } else { place.index(blob, kind) };
         let read = tokio::task::spawn_blocking(move || {
             let size = fs::metadata(&path).ok()?.len();
             if size > KNOWLEDGE_LIMIT { None } else { fs::read(&path).ok().map(Bytes::from) }

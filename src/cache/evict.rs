@@ -114,7 +114,7 @@ pub(super) fn prune(place: &Place, budget: Option<u64>) -> Result<Freed> {
         if freed.left <= down_to {
             break;
         }
-        if remove(&stored).doing(|| format!("remove {}", stored.path.display()))? {
+        if remove(place, &stored).doing(|| format!("remove {}", stored.path.display()))? {
             freed.things += 1;
             freed.bytes += stored.on_disk;
             freed.left -= stored.on_disk;
@@ -131,7 +131,7 @@ fn free(root: &Path) -> Result<u64> {
 }
 
 /// Removes one thing, unless it is open somewhere.
-fn remove(stored: &Stored) -> std::io::Result<bool> {
+fn remove(place: &Place, stored: &Stored) -> std::io::Result<bool> {
     let held = match stored.kind {
         Kind::Blob => stored.path.clone(),
         Kind::Partial => stored.path.join("data"),
@@ -150,6 +150,8 @@ fn remove(stored: &Stored) -> std::io::Result<bool> {
         Kind::Partial => fs::remove_dir_all(&stored.path)?,
         _ => fs::remove_file(&stored.path)?,
     }
+    // Nobody need know where it was; most never had this.
+    let _ = fs::remove_file(place.home(&stored.digest));
     Ok(true)
 }
 

@@ -8,6 +8,7 @@
 //! partial/<alg>/<hex>/data             sparse, the blob's bytes at their own offsets
 //! partial/<alg>/<hex>/map              header, then 8 bytes a chunk: 0, or a checksum of its bytes
 //! index/<alg>/<hex>.<kind>             what was learned from a blob, e.g. where members lie in a layer
+//! homes/<alg>/<hex>                    the repository a large blob was found in
 //! refs/<host>/<repository>/:<tag>      the last known descriptor, for --offline
 //! ```
 //!

@@ -75,6 +75,11 @@ impl Place {
         self.root.join("partial").join(digest.algorithm()).join(digest.encoded())
     }
 
+    /// What says which repository a blob was in.
+    pub(super) fn home(&self, digest: &Digest) -> PathBuf {
+        self.root.join("homes").join(digest.algorithm()).join(digest.encoded())
+    }
+
     pub(super) fn index(&self, digest: &Digest, kind: &str) -> PathBuf {
         self.root.join("index").join(digest.algorithm()).join(format!("{}.{kind}", digest.encoded()))
     }

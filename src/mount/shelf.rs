@@ -35,6 +35,11 @@ impl Shelf {
         Arc::new(Self { source, base: base.to_owned(), view, listed, pins })
     }
 
+    /// Where the artifacts are.
+    pub(super) fn source(&self) -> &Arc<dyn Source> {
+        &self.source
+    }
+
     /// What an artifact's folder is called by a person.
     pub(super) fn reference(&self, name: &str) -> String {
         format!("{}:{name}", self.base)

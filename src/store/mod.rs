@@ -79,6 +79,9 @@ pub trait Source: Send + Sync {
     async fn keep(&self, _blob: &Digest, _kind: &str, _knowledge: Bytes) {}
 }
 
+/// The kind of knowledge that says which repository (`host/path`) has a blob, see [`Source::recall`].
+pub const HOME: &str = "home";
+
 /// Random access to one blob's bytes.
 #[async_trait]
 pub trait Blob: Send + Sync {

@@ -15,9 +15,9 @@ use crate::artifact::tree::{Attributes, Folder, Plain};
 use crate::artifact::{attributes, is_placeholder};
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::mount::overlay::{Change, Frozen, FrozenContent, Overlay};
-use crate::oci::{Descriptor, Digest, ImageManifest, Manifest, Name, Tag, media_type};
+use crate::oci::{Descriptor, Digest, ImageManifest, Manifest, Name, Reference, Tag, media_type};
 use crate::ops::{self, Expected, Progress, PushOptions};
-use crate::store::{MANIFEST_LIMIT, Target};
+use crate::store::{Body, HOME, MANIFEST_LIMIT, Target};
 
 /// One artifact on its way.
 pub(super) struct Branch<'a> {
@@ -102,6 +102,7 @@ impl<'a> Branch<'a> {
         if self.options.dry_run {
             return Ok(done);
         }
+        self.take_from_neighbours(&mut draft).await;
         let target = self.target()?;
         let expected = self.expected(target, &name, &tags, ground.parent.as_ref()).await?;
         if moves_ours {
@@ -158,6 +159,27 @@ impl<'a> Branch<'a> {
         let ground =
             Ground { root: artifact.root, image: image.clone(), parent: self.published()?.or(Some(begun)) };
         Ok((seen, changes, ground))
+    }
+
+    /// Content that another repository of the registry has is taken from there, where the registry can.
+    async fn take_from_neighbours(&self, draft: &mut Draft) {
+        let (source, own) = match &self.publisher.base {
+            Base::Artifact(artifact, _) => (&artifact.source, &artifact.reference),
+            Base::Repository { shelf, .. } => (shelf.source(), &self.publisher.reference),
+        };
+        let Ok(own) = own.parse::<Reference>() else { return };
+        for part in &mut draft.layers {
+            let LayerPart::New { descriptor, body: Body::Source(content, _) } = part else { continue };
+            let Some(known) = source.recall(&descriptor.digest, HOME).await else { continue };
+            let home = std::str::from_utf8(&known).ok().and_then(|home| home.parse::<Reference>().ok());
+            if let Some(Reference { repository: home, .. }) = home
+                && home.host == own.repository.host
+                && home != own.repository
+            {
+                let (descriptor, source) = (descriptor.clone(), Arc::clone(content));
+                *part = LayerPart::Elsewhere { descriptor, home, source };
+            }
+        }
     }
 
     fn publication(&mut self) -> &mut Publication {
