@@ -13,7 +13,7 @@ use artifs::location::{CacheUse, Location, Opened};
 use artifs::mount::{self, CommitOptions, Ended, Options, Root, Verify};
 use artifs::oci::Name;
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::commit;
 use super::failure::{Failure, Result};
@@ -126,13 +126,15 @@ impl Mount {
             let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
             let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
         }
+        let mut signals = Signals::listen()?;
         let (root, cache, reference) = self.root()?;
         let log = if self.background_half { Some(Log::create()?) } else { None };
-        let mount = match mount::Mount::start(root, self.options(reference, log.as_ref())?, cache).await {
+        let starting = mount::Mount::start(root, self.options(reference, log.as_ref())?, cache);
+        let mount = match started(starting, &mut signals, &self.mountpoint).await {
             Ok(mount) => mount,
-            Err(error) => {
+            Err(failure) => {
                 log.into_iter().for_each(Log::remove_if_empty);
-                return Err(error.into());
+                return Err(failure);
             }
         };
         if self.writable {
@@ -146,7 +148,7 @@ impl Mount {
             io::stdout().flush()?;
             log.take_over()?;
         }
-        let ended = until_unmounted(&mount, &self.mountpoint).await;
+        let ended = until_unmounted(&mount, &self.mountpoint, signals).await;
         if let Some(log) = log {
             log.remove_if_empty();
         }
@@ -263,12 +265,62 @@ fn more_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
 }
 
+/// The signals that ask a mount to end. From when they are listened to, they do nothing else.
+struct Signals {
+    each: [Signal; 3],
+    /// One came that nobody has acted on.
+    pending: bool,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let [terminate, interrupt, hang_up] = kinds.map(signal);
+        Ok(Self { each: [terminate?, interrupt?, hang_up?], pending: false })
+    }
+
+    async fn next(&mut self) {
+        if std::mem::take(&mut self.pending) {
+            return;
+        }
+        let [terminate, interrupt, hang_up] = &mut self.each;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    }
+}
+
+/// Waits for the mount. A signal ends the waiting; but a mount that is there already must not be left behind dead, so
+/// that it is ended as soon as it can be.
+async fn started(
+    starting: impl Future<Output = artifs::Result<mount::Mount>>,
+    signals: &mut Signals,
+    mountpoint: &Path,
+) -> Result<mount::Mount> {
+    tokio::pin!(starting);
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            mount = &mut starting => {
+                signals.pending |= asked;
+                return Ok(mount?);
+            }
+            () = signals.next(), if !asked => {
+                let path = mountpoint.canonicalize().unwrap_or_else(|_| mountpoint.to_owned());
+                if !mount::is_mounted(&path) {
+                    return Err(Failure::new("asked to end before anything was mounted"));
+                }
+                asked = true;
+            }
+        }
+    }
+}
+
 /// Serves until the mount is gone, and what was changed is published. A signal asks for that; while it is in use, it
 /// stays, and what was changed so far is published.
-async fn until_unmounted(mount: &mount::Mount, mountpoint: &Path) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+async fn until_unmounted(mount: &mount::Mount, mountpoint: &Path, mut signals: Signals) -> Result<()> {
     let ended = mount.ended();
     tokio::pin!(ended);
     loop {
@@ -277,9 +329,7 @@ async fn until_unmounted(mount: &mount::Mount, mountpoint: &Path) -> Result<()> 
                 Ended::Staged { .. } => commit::ended(&became, mountpoint),
                 _ => Ok(()),
             },
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hang_up.recv() => {}
+            () = signals.next() => {}
         }
         if let Err(error) = mount.stop().await {
             writeln!(io::stderr(), "Error: {error}")?;

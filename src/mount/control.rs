@@ -380,24 +380,32 @@ pub async fn unmount_watched(
     if !mountpoint::is_mounted(&path) {
         return Err(nothing_at(&path));
     }
-    let socket =
-        answering().await.into_iter().find(|(_, status)| status.mountpoint == path).map(|(socket, _)| socket);
-    let mut ended = None;
-    match &socket {
-        Some(socket) if !lazy => match watch(socket, &Ask::Stop { discard }, progress).await? {
-            Some(Answer::Stopped(became)) => ended = Some(became),
-            None if !mountpoint::is_mounted(&path) => {}
-            None => mountpoint::take_away(&path, lazy)?,
-            other => return Err(strange(other, &path)),
-        },
-        _ => mountpoint::take_away(&path, lazy)?,
-    }
-    // The socket goes when the last answer was given; a lazily detached mount may have users for hours.
-    let patience = std::time::Instant::now() + PATIENCE;
-    if let Some(socket) = socket.filter(|_| !lazy) {
-        while socket.exists() && std::time::Instant::now() < patience {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    let asked = answering().await.into_iter().find(|(_, status)| status.mountpoint == path);
+    let (Some((socket, status)), false) = (asked, lazy) else {
+        mountpoint::take_away(&path, lazy)?;
+        return Ok(None);
+    };
+    let ended = match watch(&socket, &Ask::Stop { discard }, progress).await? {
+        Some(Answer::Stopped(became)) => Some(became),
+        None => {
+            if mountpoint::is_mounted(&path) {
+                mountpoint::take_away(&path, lazy)?;
+            }
+            None
         }
+        other => return Err(strange(other, &path)),
+    };
+    // The socket goes when the last answer was given, or nobody listens there any more.
+    let patience = std::time::Instant::now() + PATIENCE;
+    while socket.exists() && std::time::Instant::now() < patience {
+        if ended.is_none() && UnixStream::connect(&socket).await.is_err() {
+            let _ = std::fs::remove_file(&socket);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if ended.is_none() && !discard && status.staged.is_some_and(|staged| staged.changes > 0) {
+        return Err(strange(None, &path));
     }
     Ok(ended)
 }

@@ -286,6 +286,13 @@ impl Registry {
         stored.manifests.get(stored.tags.get(tag)?).map(|(_, bytes)| bytes.clone())
     }
 
+    /// The bytes of every manifest in a repository, with or without a tag.
+    pub fn manifests(&self, repository: &str) -> Vec<Bytes> {
+        let repositories = lock(&self.state.repositories);
+        let stored = repositories.get(repository).into_iter().flat_map(|stored| stored.manifests.values());
+        stored.map(|(_, bytes)| bytes.clone()).collect()
+    }
+
     /// Replaces what is served under a digest, whatever it hashes to.
     pub fn corrupt_blob(&self, repository: &str, digest: &Digest, content: impl Into<Content>) {
         let mut repositories = lock(&self.state.repositories);
