@@ -8,16 +8,18 @@
 //! checksum before it (0 for the first), so that a record is good only behind the records it was written behind.
 //! A change is written here before it is answered, in one write, without waiting for the disk: a killed process
 //! loses nothing. [`Journal::sync`] waits for the disk. What a power cut tore is at the end, does not match its
-//! checksum, and is cut off when the journal is opened; everything before it counts.
+//! checksum, and is cut off when the journal is opened; everything before it counts. A journal that has grown is
+//! written anew without what later records say again (see `compaction`), beside the old one and then in its place.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::compaction::compact;
 use super::record::Record;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 
@@ -29,17 +31,25 @@ const BEFORE: [u8; 16] = *b"artifs journal\0\x01";
 /// nothing but a person's writes; a million of them is 16 MiB.
 const LONGEST: usize = 1 << 28;
 
+/// How long a journal grows before it is looked through; from then on, to twice of what was left.
+const TIDY: u64 = 16 << 20;
+
 pub(in crate::mount) struct Journal {
-    file: File,
+    path: PathBuf,
     end: Mutex<End>,
-    /// How much of it is on disk for certain. Held while waiting for the disk, so that who waits behind
-    /// somebody else's sync often finds his own part done.
-    synced: Mutex<u64>,
+    /// Which journal is on disk for certain, and how much of it. Held while waiting for the disk, so that who waits
+    /// behind somebody else's sync often finds his own part done.
+    synced: Mutex<(u32, u64)>,
 }
 
 struct End {
+    file: Arc<File>,
+    /// How often the journal was written anew.
+    generation: u32,
     at: u64,
     checksum: u32,
+    /// When it is looked through again.
+    tidy_at: u64,
 }
 
 impl Journal {
@@ -69,7 +79,9 @@ impl Journal {
             tracing::warn!(path = %path.display(), bytes = bytes.len() as u64 - at, "the journal ends in a torn record, which is left out");
             file.set_len(at).doing(shown)?;
         }
-        let journal = Self { file, end: Mutex::new(End { at, checksum }), synced: Mutex::new(0) };
+        let (file, tidy_at) = (Arc::new(file), TIDY.max(2 * at));
+        let end = Mutex::new(End { file, generation: 0, at, checksum, tidy_at });
+        let journal = Self { path: path.to_owned(), end, synced: Mutex::new((0, 0)) };
         Ok((journal, records))
     }
 
@@ -90,30 +102,67 @@ impl Journal {
         if payload.len() > LONGEST {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        let checksum = checksum(&payload, end.checksum);
+        let mut end = self.end();
         let mut framed = Vec::with_capacity(payload.len() + 8);
-        framed.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        framed.extend_from_slice(&checksum.to_le_bytes());
-        framed.extend_from_slice(&payload);
-        if let Err(error) = self.file.write_all_at(&framed, end.at) {
+        let checksum = frame(&payload, end.checksum, &mut framed);
+        if let Err(error) = end.file.write_all_at(&framed, end.at) {
             // A full disk may have taken half of it. Were this to fail too, the next record would cover it.
-            let _ = self.file.set_len(end.at);
+            let _ = end.file.set_len(end.at);
             return Err(error);
         }
-        *end = End { at: end.at + framed.len() as u64, checksum };
+        (end.at, end.checksum) = (end.at + framed.len() as u64, checksum);
+        if end.at >= end.tidy_at {
+            end.tidy_at = 2 * end.at;
+            // The old one goes on being good.
+            if let Err(error) = self.tidy(&mut end) {
+                tracing::warn!(%error, "the journal cannot be written anew");
+            }
+        }
         Ok(())
+    }
+
+    /// Writes the journal anew, without what later records say again.
+    fn tidy(&self, end: &mut End) -> io::Result<()> {
+        let mut bytes = vec![0; end.at as usize];
+        end.file.read_exact_at(&mut bytes, 0)?;
+        let (records, ..) = replay(body(&bytes).unwrap_or_default());
+        let (mut anew, mut checksum) = (HEADER.to_vec(), 0);
+        for record in compact(records) {
+            checksum = frame(&record.encode(), checksum, &mut anew);
+        }
+        let beside = self.path.with_extension("new");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&beside)?;
+        file.write_all_at(&anew, 0)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &self.path)?;
+        if let Some(folder) = self.path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        let at = anew.len() as u64;
+        tracing::debug!(before = end.at, after = at, "the journal is written anew");
+        let (generation, tidy_at) = (end.generation + 1, TIDY.max(2 * at));
+        *end = End { file: Arc::new(file), generation, at, checksum, tidy_at };
+        Ok(())
+    }
+
+    fn end(&self) -> MutexGuard<'_, End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when everything appended before is on disk.
     pub(in crate::mount) fn sync(&self) -> io::Result<()> {
-        let wanted = self.end.lock().unwrap_or_else(PoisonError::into_inner).at;
+        let place = |end: MutexGuard<'_, End>| (end.generation, end.at);
+        let wanted = place(self.end());
         let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was written anew since is on disk up to there.
         if *synced >= wanted {
             return Ok(());
         }
-        let reached = self.end.lock().unwrap_or_else(PoisonError::into_inner).at;
-        self.file.sync_data()?;
+        let (file, reached) = {
+            let end = self.end();
+            (Arc::clone(&end.file), place(end))
+        };
+        file.sync_data()?;
         *synced = reached;
         Ok(())
     }
@@ -147,6 +196,15 @@ fn first(body: &[u8], last: u32) -> Option<(usize, Record, u32)> {
         return None;
     }
     Some((length + 8, Record::decode(payload)?, checksum))
+}
+
+/// Puts a record with its frame behind `into`, and gives the checksum the next one builds on.
+fn frame(payload: &[u8], last: u32, into: &mut Vec<u8>) -> u32 {
+    let checksum = checksum(payload, last);
+    into.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    into.extend_from_slice(&checksum.to_le_bytes());
+    into.extend_from_slice(payload);
+    checksum
 }
 
 fn checksum(payload: &[u8], last: u32) -> u32 {
@@ -188,6 +246,30 @@ mod tests {
             assert_eq!(found.last(), Some(&record(9)), "continued after a cut at {cut}");
             assert_eq!(found.len(), expected + 1);
         }
+    }
+
+    #[test]
+    fn it_does_not_grow_with_what_is_said_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let (journal, _) = Journal::open(&path).unwrap();
+        let ranges = |inode: u64, at: u64| Record::Ranges { inode, from_base: vec![(at, at + 1); 20_000] };
+        for at in 0..400 {
+            journal.append(&record(at)).unwrap();
+            journal.append(&ranges(at % 3, at)).unwrap();
+            journal.sync().unwrap();
+            assert!(std::fs::metadata(&path).unwrap().len() < TIDY + (1 << 20));
+        }
+        let (_, found) = Journal::open(&path).unwrap();
+        let last = |inode: u64| {
+            found.iter().rfind(|record| matches!(record, Record::Ranges { inode: own, .. } if *own == inode))
+        };
+        for at in 397..400 {
+            assert_eq!(last(at % 3), Some(&ranges(at % 3, at)));
+        }
+        let stages: Vec<_> =
+            found.iter().filter(|record| matches!(record, Record::Stage { .. })).cloned().collect();
+        assert_eq!(stages, (0..400).map(record).collect::<Vec<_>>());
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! the data file first and for the journal after it, and the journal is one sequence, so that names come back as they
 //! were at one moment at or after the last sync. Bytes that were not synced may then be the old ones or zeros.
 
+mod compaction;
 mod contents;
 mod copying;
 mod journal;
