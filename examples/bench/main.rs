@@ -1,15 +1,19 @@
-//! Compares reading through the mount with reading a local file and with `curl`, in one run.
+//! Compares reading and writing through the mount with a local file and with `curl`, in one run.
 //!
 //! Every figure is a ratio to a figure of the same run: machines differ, and this one may be shared. Run it by
 //! `scripts/bench`, which builds the release binary and finds it.
 
+mod nginx;
+mod publishing;
 mod report;
 mod run;
 mod workload;
+mod writing;
 
 use std::path::Path;
 use std::time::Duration;
 
+use nginx::Nginx;
 use report::Report;
 use run::{Mounted, Server};
 use support::seed::Artifact;
@@ -18,11 +22,17 @@ use workload::{Cost, cold, lists, repeat};
 
 /// The large file: more than any cache of the processor, and what a shard of a model has.
 const BIG: u64 = 2 << 30;
+/// What is written.
+const GIB: u64 = 1 << 30;
 /// The many small files.
 const FILES: usize = 10_000;
 
 fn main() {
-    let rounds: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);
+    let mut arguments = std::env::args().skip(1).peekable();
+    let rounds = arguments.next_if(|text| text.parse::<usize>().is_ok());
+    let rounds = rounds.and_then(|text| text.parse().ok()).unwrap_or(3);
+    let parts: Vec<String> = arguments.collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     let Some(registry) = server::Server::distribution() else {
         eprintln!("scripts/bench needs docker-registry: apt-get install docker-registry");
         std::process::exit(1);
@@ -30,27 +40,43 @@ fn main() {
     let work =
         tempfile::Builder::new().prefix("artifs-bench-").tempdir_in("/var/tmp").expect("a work folder");
     let mut report = Report::default();
-    println!("pushing a 2 GiB file and {FILES} small ones to {} …", registry.host());
-    let big = Artifact::new().file("big.bin", Big::new(BIG, 7)).tag("v1");
-    big.push(&registry, "bench/big");
-    let digest = big.layers().next().expect("one layer").digest.clone();
-    run::small_files(FILES).tag("v1").push(&registry, "bench/small");
-    let mut server = Server { host: registry.host().to_string(), big: digest.to_string() };
-    let nginx = run::Nginx::serve(&server, work.path());
-    match &nginx {
-        Some(nginx) => server.host = nginx.host(),
-        None => {
-            report.note("no nginx on PATH: docker-registry served, and took half of both processors".into());
-        }
+    println!("pushing what is to be read to {} …", registry.host());
+    let mut server = Server { host: registry.host().to_string(), big: String::new() };
+    if wanted("reading") || wanted("publishing") {
+        let big = Artifact::new().file("big.bin", Big::new(BIG, 7)).tag("v1");
+        big.push(&registry, "bench/big");
+        server.big = big.layers().next().expect("one layer").digest.to_string();
     }
+    if wanted("listing") {
+        run::small_files(FILES).tag("v1").push(&registry, "bench/small");
+    }
+    Artifact::new().file("README", Big::new(100, 1)).tag("v1").push(&registry, "bench/write");
 
-    cold_reads(&server, work.path(), rounds, &mut report);
-    warm_reads(&server, work.path(), rounds, &mut report);
-    drop(nginx);
-    server.host = registry.host().to_string();
-    listings(&server, work.path(), rounds, &mut report);
-    first_byte(work.path(), &mut report);
+    if wanted("reading") {
+        reading(&server, work.path(), rounds, &mut report);
+    }
+    if wanted("listing") {
+        listings(&server, work.path(), rounds, &mut report);
+        first_byte(work.path(), &mut report);
+    }
+    if wanted("writing") {
+        writing::all(&server, work.path(), rounds, &mut report);
+    }
+    if wanted("publishing") {
+        publishing::all(&registry, &server, work.path(), rounds, &mut report);
+    }
     report.print();
+}
+
+fn reading(server: &Server, work: &Path, rounds: usize, report: &mut Report) {
+    let nginx = Nginx::with_big(server, work);
+    let host = nginx.as_ref().map_or_else(|| server.host.clone(), Nginx::host);
+    if nginx.is_none() {
+        report.note("no nginx on PATH: docker-registry served, and took half of both processors".into());
+    }
+    let server = Server { host, big: server.big.clone() };
+    cold_reads(&server, work, rounds, report);
+    warm_reads(&server, work, rounds, report);
 }
 
 /// A file nobody has read before: `curl -o` against the mount, its cache written and its digest checked.

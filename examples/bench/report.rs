@@ -13,13 +13,16 @@ impl Report {
     pub(crate) fn compare(&mut self, name: &str, rounds: &[(Cost, Cost)]) {
         let ratio = median(rounds.iter().map(|(native, ours)| native.seconds / ours.seconds));
         let figure = |pick: fn(&(Cost, Cost)) -> f64| median(rounds.iter().map(pick));
-        self.lines.push(format!(
-            "{name:<44} {ratio:>6.2}  {:>9.3} {:>9.3}   {:>8.2} {:>8.2}",
+        let line = format!(
+            "{name:<54} {ratio:>6.2}  {:>9.3} {:>9.3}   {:>8.2} {:>8.2}",
             figure(|(native, _)| native.seconds),
             figure(|(_, ours)| ours.seconds),
             figure(|(native, _)| native.cpu),
             figure(|(_, ours)| ours.cpu),
-        ));
+        );
+        // Who stops it early has seen this much.
+        eprintln!("{line}");
+        self.lines.push(line);
     }
 
     /// Adds a fact that is no ratio.
@@ -29,9 +32,9 @@ impl Report {
 
     pub(crate) fn print(&self) {
         println!();
-        println!("{:<44} {:>6}  {:>9} {:>9}   {:>8} {:>8}", "", "speed", "seconds:", "", "CPU s:", "");
+        println!("{:<54} {:>6}  {:>9} {:>9}   {:>8} {:>8}", "", "speed", "seconds:", "", "CPU s:", "");
         println!(
-            "{:<44} {:>6}  {:>9} {:>9}   {:>8} {:>8}",
+            "{:<54} {:>6}  {:>9} {:>9}   {:>8} {:>8}",
             "workload", "ratio", "native", "ours", "native", "ours"
         );
         for line in &self.lines {

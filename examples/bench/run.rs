@@ -1,7 +1,7 @@
 //! Servers, mounts and files that are measured.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -24,6 +24,10 @@ impl Server {
         format!("{}/bench/small:v1", self.host)
     }
 
+    pub(crate) fn write_reference(&self) -> String {
+        format!("{}/bench/write:v1", self.host)
+    }
+
     /// Downloads the big file as everybody would.
     pub(crate) fn curl(&self, to: &Path) -> Cost {
         let url = format!("http://{}/v2/bench/big/blobs/{}", self.host, self.big);
@@ -31,62 +35,6 @@ impl Server {
             let status = Command::new("curl").args(["-sf", "-o"]).arg(to).arg(url).status();
             assert!(status.is_ok_and(|status| status.success()), "curl failed");
         })
-    }
-}
-
-/// A web server with the big artifact laid out as a registry would serve it: it costs the processors so little
-/// that what is measured is the clients.
-pub(crate) struct Nginx {
-    child: std::process::Child,
-    port: u16,
-}
-
-impl Nginx {
-    pub(crate) fn serve(from: &Server, work: &Path) -> Option<Self> {
-        let root = work.join("nginx");
-        let repository = root.join("v2/bench/big");
-        std::fs::create_dir_all(repository.join("blobs")).ok()?;
-        std::fs::create_dir_all(repository.join("manifests")).ok()?;
-        from.curl(&repository.join("blobs").join(&from.big));
-        let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
-        let url = format!("http://{}/v2/bench/big/manifests/v1", from.host);
-        let manifest = repository.join("manifests/v1");
-        Command::new("curl").args(["-sf", "-H", accept, "-o"]).arg(manifest).arg(url).status().ok()?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
-        let at = root.display();
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {at};"))
-            .concat();
-        let text = format!(
-            "daemon off; master_process off; pid {at}/pid; error_log {at}/errors; events {{}}
-             http {{ access_log off; sendfile on; {temporary}
-               server {{ listen 127.0.0.1:{port}; root {at};
-                 location ~ /manifests/ {{ default_type application/vnd.oci.image.manifest.v1+json; }}
-                 location / {{ default_type application/octet-stream; }} }} }}"
-        );
-        let file = root.join("nginx.conf");
-        std::fs::write(&file, text).ok()?;
-        let child =
-            Command::new("nginx").arg("-c").arg(file).stderr(std::process::Stdio::null()).spawn().ok()?;
-        let nginx = Self { child, port };
-        for _ in 0..100 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Some(nginx);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        None
-    }
-
-    pub(crate) fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -119,24 +67,38 @@ pub(crate) fn write_small_files(root: &Path, count: usize) {
     }
 }
 
-fn name(number: usize) -> String {
+/// Where the small file of this number is.
+pub(crate) fn name(number: usize) -> String {
     format!("{:02}/file-{number:05}.txt", number % 100)
 }
 
-/// A mount with a cache of its own.
+/// A mount with a cache of its own, and a place of its own for what is written.
 pub(crate) struct Mounted {
     mountpoint: PathBuf,
     cache: PathBuf,
+    state: PathBuf,
 }
 
 impl Mounted {
     pub(crate) fn fresh(work: &Path, reference: &str, name: &str, options: &[&str]) -> Self {
-        let (mountpoint, cache) = (work.join(format!("mnt-{name}")), work.join(format!("cache-{name}")));
+        let place = |what| work.join(format!("{what}-{name}"));
+        let (mountpoint, cache, state) = (place("mnt"), place("cache"), place("state"));
         std::fs::create_dir_all(&mountpoint).expect("make the mount point");
         let mut command = Command::new(artifs());
         command.arg("mount").args(options).arg("--cache-dir").arg(&cache).arg(reference).arg(&mountpoint);
-        assert!(command.status().is_ok_and(|status| status.success()), "artifs mount failed");
-        Self { mountpoint, cache }
+        let status = command.env("ARTIFS_STATE", &state).stdout(Stdio::null()).status();
+        assert!(status.is_ok_and(|status| status.success()), "artifs mount failed");
+        Self { mountpoint, cache, state }
+    }
+
+    /// Publishes what was written under this tag.
+    pub(crate) fn commit(&self, tag: &str) -> Cost {
+        measured(Some(self), || {
+            let mut command = Command::new(artifs());
+            let status =
+                command.args(["commit", "--tag", tag]).arg(&self.mountpoint).stdout(Stdio::null()).status();
+            assert!(status.is_ok_and(|status| status.success()), "artifs commit failed");
+        })
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -187,7 +149,7 @@ impl Mounted {
         }
     }
 
-    /// Unmounts and removes the cache.
+    /// Unmounts, and removes the cache and what was written.
     pub(crate) fn remove(self) {
         drop(self);
     }
@@ -195,8 +157,10 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new(artifs()).arg("unmount").arg(&self.mountpoint).status();
+        let mut unmount = Command::new(artifs());
+        let _ = unmount.args(["unmount", "--discard"]).arg(&self.mountpoint).stdout(Stdio::null()).status();
         let _ = std::fs::remove_dir_all(&self.cache);
+        let _ = std::fs::remove_dir_all(&self.state);
     }
 }
 

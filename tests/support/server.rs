@@ -20,7 +20,7 @@ use crate::seed::Destination;
 pub struct Server {
     process: Child,
     port: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -38,7 +38,7 @@ impl Server {
                 .stderr(std::fs::File::create(&log).expect("a log"))
                 .spawn()
                 .expect("the registry starts");
-            let mut server = Self { process, port, _folder: folder };
+            let mut server = Self { process, port, folder };
             if server.answers() {
                 return server;
             }
@@ -55,6 +55,19 @@ impl Server {
     /// To speak to it by hand.
     pub fn client(&self) -> Client {
         Client::new(self.host())
+    }
+
+    /// Removes the content of all blobs of at least so many bytes, but for those `keep` says; what storage a
+    /// `docker-registry` has is known here.
+    pub fn forget_blobs(&self, at_least: u64, keep: impl Fn(&str) -> bool) {
+        let blobs = self.folder.path().join("storage/docker/registry/v2/blobs/sha256");
+        for blob in entries(&blobs).into_iter().flat_map(|part| entries(&part)) {
+            let name = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let large = std::fs::metadata(blob.join("data")).is_ok_and(|data| data.len() >= at_least);
+            if large && !keep(&name) {
+                std::fs::remove_dir_all(&blob).expect("remove a blob");
+            }
+        }
     }
 
     fn answers(&mut self) -> bool {
@@ -94,6 +107,11 @@ impl Drop for Server {
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(folder).into_iter().flatten();
+    found.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
 fn free_port() -> u16 {
