@@ -139,8 +139,8 @@ fn report_one(done: &Committed, dry_run: bool) -> Result<()> {
     writeln!(out, "{word} {} ({})", done.reference, done.tags.join(", "))?;
     writeln!(out, "Digest: {}", done.digest)?;
     match &done.parent {
-        Some(parent) => Ok(writeln!(out, "Parent: {parent}")?),
-        None => Ok(()),
+        Some(parent) if *parent != done.digest => Ok(writeln!(out, "Parent: {parent}")?),
+        _ => Ok(()),
     }
 }
 

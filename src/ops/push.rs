@@ -3,7 +3,8 @@
 //! Blobs first, then the manifest, then the tags: nothing is ever named before it is whole. A tag that is expected
 //! to be where somebody left it is looked at right before and again after it was moved. No registry offers more
 //! (registry.md §4.7): two who put a tag in the same moment cannot be kept apart, but the one whose manifest is
-//! lost sees it, as long as both take less than [`SETTLE`] from looking to putting; whoever took longer is told so.
+//! lost sees it, as long as both take less than [`SETTLE`] from looking to putting; whoever took longer is told so. A
+//! store that can compare and move in one step (a layout) does.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use super::{Progress, upload};
 use crate::artifact::pack::{Draft, LayerPart, Packed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, Name, Tag};
-use crate::store::{Body, Target};
+use crate::store::{Body, Target, expect_tag};
 
 /// How long after a tag was put it is looked at for the last time.
 pub const SETTLE: Duration = Duration::from_secs(1);
@@ -154,6 +155,12 @@ impl Work<'_> {
 
     /// Moves the first tag, and looks whether it stays where it was put.
     async fn put_under(&self, tag: &Tag) -> Result<Option<Duration>> {
+        if let Expected::Base(base) = &self.options.expected
+            && let Some(done) =
+                self.target.publish_over(self.manifest, &self.body(), tag, base.as_ref()).await
+        {
+            return done.map(|()| None);
+        }
         let looked = Instant::now();
         check(self.target, tag, self.manifest, &self.options.expected).await?;
         self.put(Some(tag)).await?;
@@ -209,18 +216,7 @@ async fn all(work: Vec<BoxFuture<'_, Result<()>>>, concurrency: usize) -> Result
 /// [`Conflict`](ErrorKind::Conflict) unless the tag is where it is expected, or where it is to go.
 async fn check(target: &dyn Target, tag: &Tag, manifest: &Descriptor, expected: &Expected) -> Result<()> {
     let Expected::Base(base) = expected else { return Ok(()) };
-    let now = at(target, tag).await?;
-    if now == *base || now.as_ref() == Some(&manifest.digest) {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Conflict,
-        format!(
-            "{tag} was moved by somebody else: {} → {}; nothing was published under it",
-            shown(base.as_ref()),
-            shown(now.as_ref())
-        ),
-    ))
+    expect_tag(tag, at(target, tag).await?.as_ref(), base.as_ref(), &manifest.digest)
 }
 
 async fn at(target: &dyn Target, tag: &Tag) -> Result<Option<Digest>> {

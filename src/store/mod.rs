@@ -140,6 +140,18 @@ pub trait Target: Source {
         self.tag(manifest, tag).await
     }
 
+    /// The same, if the tag is at `base` (nowhere if `None`) or at this manifest in the very moment it is moved, else
+    /// [`Conflict`](ErrorKind::Conflict). `None` where a store cannot look and move in one step: then nothing was done.
+    async fn publish_over(
+        &self,
+        _manifest: &Descriptor,
+        _body: &Body,
+        _tag: &Tag,
+        _base: Option<&Digest>,
+    ) -> Option<Result<()>> {
+        None
+    }
+
     /// Takes a blob that the repository `home` has, if this store can without being sent the bytes; else stores
     /// `body`. Whether nothing had to be sent.
     async fn adopt(&self, blob: &Descriptor, _home: &Repository, body: &Body) -> Result<bool> {
@@ -188,6 +200,22 @@ pub fn expect_range(descriptor: &Descriptor, range: &Range<u64>) -> Result<()> {
         format!(
             "bytes {}..{} of {} were asked for, and it has {}",
             range.start, range.end, descriptor.digest, descriptor.size
+        ),
+    ))
+}
+
+/// [`Conflict`](ErrorKind::Conflict) unless a tag, which is at `now`, is where it is expected, or where it is to go.
+pub fn expect_tag(tag: &Tag, now: Option<&Digest>, base: Option<&Digest>, goal: &Digest) -> Result<()> {
+    if now == base || now == Some(goal) {
+        return Ok(());
+    }
+    let shown = |digest: Option<&Digest>| digest.map_or_else(|| "not there".into(), ToString::to_string);
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "{tag} was moved by somebody else: {} → {}; nothing was published under it",
+            shown(base),
+            shown(now)
         ),
     ))
 }

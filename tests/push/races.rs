@@ -103,3 +103,27 @@ async fn who_was_too_slow_to_be_sure_says_so() {
     let pushed = based(target.as_ref(), "slow", None).await.unwrap();
     assert!(pushed.blind.is_some_and(|blind| blind > SETTLE), "{:?}", pushed.blind);
 }
+
+/// A layout looks and moves under its lock: of many who start from the same base exactly one wins, and no manifest
+/// needs a tag of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_writer_wins_in_a_layout() {
+    for round in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Arc::new(artifs::store::Layout::create(folder.path()).unwrap());
+        let writers = (0..4).map(|writer| {
+            let target = Arc::clone(&layout);
+            tokio::spawn(async move { based(target.as_ref(), &format!("{round}-{writer}"), None).await })
+        });
+        let mut won = Vec::new();
+        for writer in writers.collect::<Vec<_>>() {
+            match writer.await.unwrap() {
+                Ok(pushed) => won.push(pushed.descriptor.digest),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
+            }
+        }
+        let now = layout.resolve(&"v1".parse().unwrap()).await.unwrap().digest;
+        assert_eq!(won, [now]);
+        assert_eq!(layout.tags().await.unwrap(), [tag()]);
+    }
+}

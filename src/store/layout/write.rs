@@ -12,9 +12,9 @@ use rustix::fs::{FlockOperation, flock};
 use super::Layout;
 use super::index::Index;
 use crate::error::{Context as _, Error, ErrorKind, Result};
-use crate::oci::{Descriptor, Name, Tag};
+use crate::oci::{Descriptor, Digest, Name, Tag};
 use crate::store::local::blocking;
-use crate::store::{Body, Source as _, Target, expect_digest, expect_no_more_than, expect_size};
+use crate::store::{Body, Source as _, Target, expect_digest, expect_no_more_than, expect_size, expect_tag};
 
 impl Layout {
     /// Changes `index.json` while no other writer does.
@@ -144,6 +144,25 @@ impl Target for Layout {
         self.open_blob(descriptor).doing(|| format!("tag {} as {tag}", descriptor.digest))?;
         let (entry, tag) = (descriptor.clone(), tag.clone());
         self.change(move |index| index.tag(entry, &tag)).await
+    }
+
+    async fn publish_over(
+        &self,
+        manifest: &Descriptor,
+        body: &Body,
+        tag: &Tag,
+        base: Option<&Digest>,
+    ) -> Option<Result<()>> {
+        if let Err(error) = self.push(manifest, body).await {
+            return Some(Err(error));
+        }
+        let (entry, tag, base) = (manifest.clone(), tag.clone(), base.cloned());
+        let change = move |index: &mut Index| {
+            let now = index.tagged(&tag).map(|now| now.digest);
+            expect_tag(&tag, now.as_ref(), base.as_ref(), &entry.digest)?;
+            index.tag(entry, &tag)
+        };
+        Some(self.change(change).await)
     }
 
     async fn untag(&self, tag: &Tag) -> Result<()> {
