@@ -1,5 +1,6 @@
 //! Pushing: to registries that behave, registries that do not, and layouts; from the library and as a person does.
 
+mod interleaved;
 mod races;
 mod uploads;
 mod verbs;
