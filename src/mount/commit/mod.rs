@@ -9,9 +9,14 @@
 //! The manifest says what it was made from in the annotation [`PARENT`], and why in [`MESSAGE`]. Its `created`, if it
 //! had one, becomes the time of the newest change, not of the commit: the same tree has the same digest, also when
 //! a commit is tried again. What of the tree cannot be published (extended attributes, owners, devices) is reported.
+//!
+//! - `pieces`: the tree by artifacts · `branch`: one of them, published · `tags`: where its tags have to be
+//! - `items`, `folders`, `draft`, `content`: from a tree to a draft · `describe`: what the manifest says of itself
+//! - `possible`: what cannot be changed · `publication`, `since`: what was published, and what came after
 
 mod branch;
 mod content;
+mod describe;
 mod draft;
 mod folders;
 mod items;
@@ -19,6 +24,7 @@ mod pieces;
 mod possible;
 mod publication;
 mod since;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
