@@ -7,7 +7,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 
 use super::Warnings;
+use super::archive::tar::Member;
 use super::archive::{Archive, scan};
+use super::attributes::OWNERS;
 use super::members::Members;
 use super::tree::{Attributes, FileName};
 use crate::error::{Error, ErrorKind, Result};
@@ -135,6 +137,11 @@ impl Directory {
     /// Its path, for people.
     pub(super) fn shown(&self) -> String {
         if self.title.is_empty() { ".".to_owned() } else { shown(&self.title) }
+    }
+
+    /// Whose a member is, if its layer says that this counts: ORAS makes everything root's.
+    pub(super) fn owner(&self, member: &Member) -> Option<(u32, u32)> {
+        (self.layer.annotation(OWNERS) == Some("true")).then_some(member.owner)
     }
 
     /// What members that say nothing themselves are given.

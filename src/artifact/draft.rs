@@ -5,9 +5,10 @@
 //! one wins, folders merge, and a file where a folder is needed stays beside it under another name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::names;
-use super::tree::{Attributes, FileName};
+use super::tree::{Attributes, FileName, Xattrs};
 
 /// The folder everything hangs from.
 pub(super) const ROOT: usize = 0;
@@ -21,6 +22,7 @@ pub(super) struct Draft<L> {
 pub(super) struct DraftFolder<L> {
     /// What an explicit entry said of it.
     pub(super) attributes: Option<Attributes>,
+    pub(super) xattrs: Option<Arc<Xattrs>>,
     /// What is in it.
     pub(super) children: BTreeMap<FileName, Child<L>>,
 }
@@ -44,7 +46,7 @@ pub(super) enum Clash<L> {
 impl<L> Draft<L> {
     /// Nothing but the root.
     pub(super) fn new() -> Self {
-        Self { folders: vec![DraftFolder { attributes: None, children: BTreeMap::new() }] }
+        Self { folders: vec![DraftFolder { attributes: None, xattrs: None, children: BTreeMap::new() }] }
     }
 
     /// The folder of this number, which must be one this draft gave out.
@@ -55,6 +57,11 @@ impl<L> Draft<L> {
     /// Says what an explicit entry says of a folder.
     pub(super) fn describe(&mut self, number: usize, attributes: Attributes) {
         self.folders[number].attributes = Some(attributes);
+    }
+
+    /// Says what extended attributes a folder has.
+    pub(super) fn mark(&mut self, number: usize, xattrs: Arc<Xattrs>) {
+        self.folders[number].xattrs = Some(xattrs);
     }
 
     /// What is at `path`: `None` if nothing is. The empty path is the root.
@@ -78,7 +85,7 @@ impl<L> Draft<L> {
                 continue;
             }
             let new = self.folders.len();
-            self.folders.push(DraftFolder { attributes: None, children: BTreeMap::new() });
+            self.folders.push(DraftFolder { attributes: None, xattrs: None, children: BTreeMap::new() });
             if let Some(Child::Leaf(leaf)) =
                 self.folders[at].children.insert(name.clone(), Child::Folder(new))
             {

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use super::directory::Directory;
 use super::draft::{Child, Draft, ROOT};
 use super::members::Members;
-use super::tree::{Attributes, Content, Entries, File, FileName, Folder, Link, Node, blob_id, stable_id};
+use super::tree::{
+    Attributes, Content, Entries, File, FileName, Folder, Link, Node, Xattrs, blob_id, stable_id,
+};
 use super::{Warnings, names};
 use crate::error::Result;
 use crate::oci::{Descriptor, Digest};
@@ -25,13 +27,26 @@ pub(super) struct Shown {
     /// Where each of `layers` is shown.
     pub(super) draft: Draft<usize>,
     pub(super) layers: Vec<Arc<Descriptor>>,
-    /// Modes other than the usual one, by layer.
-    pub(super) modes: HashMap<usize, u32>,
+    /// What is said of layers that are files, by layer.
+    pub(super) said: HashMap<usize, Said>,
+    /// Layers that are one file with another one: which one.
+    pub(super) twins: HashMap<usize, usize>,
     /// Symbolic links; their numbers in the draft follow those of the layers.
     pub(super) links: Vec<Arc<Link>>,
     /// Layers that are unpacked, by the folder of the draft they are unpacked into.
     pub(super) directories: HashMap<usize, Vec<Arc<Directory>>>,
     pub(super) warnings: Arc<Warnings>,
+}
+
+/// What a layer of attributes says of a file.
+#[derive(Clone)]
+pub(super) struct Said {
+    pub(super) attributes: Attributes,
+    pub(super) xattrs: Option<Arc<Xattrs>>,
+    /// How many names it has.
+    pub(super) links: u32,
+    /// What makes it another file than one with the same content and mode, if anything does.
+    pub(super) mark: Option<u64>,
 }
 
 impl Shown {
@@ -41,9 +56,14 @@ impl Shown {
             let link = self.links.get(number.checked_sub(self.layers.len())?)?;
             return Some(Node::Link(Arc::clone(link)));
         };
-        let mode = self.modes.get(&number).copied().unwrap_or(Attributes::FILE.mode);
-        let attributes = Attributes { mode, modified: self.modified, ..Attributes::FILE };
-        Some(Node::File(Arc::new(whole_blob(&self.source, layer, attributes))))
+        let Some(said) = self.said.get(self.twins.get(&number).unwrap_or(&number)) else {
+            let attributes = Attributes { modified: self.modified, ..Attributes::FILE };
+            return Some(Node::File(Arc::new(whole_blob(&self.source, layer, attributes))));
+        };
+        let mut file = whole_blob(&self.source, layer, said.attributes);
+        file.id = said.mark.unwrap_or(file.id);
+        (file.links, file.xattrs) = (said.links, said.xattrs.clone());
+        Some(Node::File(Arc::new(file)))
     }
 
     /// What is said of a folder of the draft. Said of a layer that is unpacked there, the layer says more.
@@ -71,6 +91,7 @@ pub(super) fn whole_blob(source: &Arc<dyn Source>, layer: &Arc<Descriptor>, attr
         id: blob_id(&layer.digest, attributes.mode),
         size: layer.size,
         links: 1,
+        xattrs: None,
         content,
         layer: Some(Arc::clone(layer)),
     }
@@ -82,6 +103,7 @@ pub(super) struct Branch {
     path: Vec<FileName>,
     /// What an archive's entry says of it.
     explicit: Option<Attributes>,
+    xattrs: Option<Arc<Xattrs>>,
     parts: Vec<Part>,
     entries: OnceLock<Arc<Entries>>,
 }
@@ -102,12 +124,14 @@ struct Found {
     parts: Vec<Part>,
     /// What the last explicit entry says of the folder.
     attributes: Option<(usize, Attributes)>,
+    xattrs: Option<Arc<Xattrs>>,
 }
 
 impl Branch {
     /// The artifact's root folder.
     pub(super) fn root(shown: Arc<Shown>) -> Self {
-        Self { path: Vec::new(), explicit: None, parts: shown.parts(ROOT), shown, entries: OnceLock::new() }
+        let (parts, xattrs) = (shown.parts(ROOT), shown.draft.folder(ROOT).xattrs.clone());
+        Self { path: Vec::new(), explicit: None, xattrs, parts, shown, entries: OnceLock::new() }
     }
 
     fn below(&self, name: &FileName, found: Found) -> Self {
@@ -115,6 +139,7 @@ impl Branch {
             shown: Arc::clone(&self.shown),
             path: [self.path.as_slice(), std::slice::from_ref(name)].concat(),
             explicit: found.attributes.map(|(_, attributes)| attributes),
+            xattrs: found.xattrs,
             parts: found.parts,
             entries: OnceLock::new(),
         }
@@ -128,7 +153,8 @@ impl Branch {
                 (_, Child::Leaf(number)) => self.shown.leaf(*number),
                 (name, Child::Folder(below)) => {
                     let (parts, attributes) = (self.shown.parts(*below), self.shown.said_of(*below));
-                    let found = Found { leaf: None, parts, attributes };
+                    let xattrs = self.shown.draft.folder(*below).xattrs.clone();
+                    let found = Found { leaf: None, parts, attributes, xattrs };
                     Some(Node::Folder(Arc::new(self.below(name, found))))
                 }
             }
@@ -157,6 +183,7 @@ impl Branch {
                         let found = all.entry(name.clone()).or_default();
                         found.parts.extend(self.shown.parts(*below));
                         found.attributes = found.attributes.or(self.shown.said_of(*below));
+                        found.xattrs.clone_from(&self.shown.draft.folder(*below).xattrs);
                     }
                     Child::Leaf(number) => {
                         let Some(node) = self.shown.leaf(*number) else { continue };
@@ -171,6 +198,9 @@ impl Branch {
                 match child {
                     Child::Folder(below) => {
                         found.parts.push(Part::Packed(Arc::clone(directory), *below));
+                        if let Some(xattrs) = &members.draft.folder(*below).xattrs {
+                            found.xattrs = Some(Arc::clone(xattrs));
+                        }
                         if let Some(attributes) = members.draft.folder(*below).attributes
                             && found.attributes.is_none_or(|(position, _)| position <= directory.position)
                         {
@@ -267,6 +297,10 @@ impl Folder for Branch {
         let Some(directory) = self.directory() else { return Ok(self.explicit) };
         let members = directory.members().await?;
         Ok(members.draft.folder(ROOT).attributes.or(self.explicit))
+    }
+
+    fn xattrs(&self) -> Option<&Arc<Xattrs>> {
+        self.xattrs.as_ref()
     }
 
     fn origin(&self) -> Option<&Descriptor> {

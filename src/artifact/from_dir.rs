@@ -260,6 +260,10 @@ fn walk(
         size: if kind == Kind::File { metadata.len() } else { 0 },
         // To the nearest second, as Go rounds.
         modified: metadata.mtime() + i64::from(metadata.mtime_nsec() >= 500_000_000),
+        nanoseconds: 0,
+        owner: (0, 0),
+        xattrs: None,
+        twin: None,
         target: target.as_os_str().as_bytes(),
         device,
     };

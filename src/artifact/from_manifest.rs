@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::attributes::{self, AttributesEntry, AttributesLayer};
 use super::directory::{Directory, shown};
 use super::draft::{Clash, Draft, Found};
-use super::folder::{Branch, Shown};
-use super::tree::{Attributes, FileName, Folder, Link, stable_id};
+use super::folder::{Branch, Said, Shown};
+use super::tree::{Attributes, FileName, Folder, Link, Xattrs, stable_id};
 use super::{Unnamed, View, Warnings, names};
 use crate::oci::{Descriptor, Digest, ImageManifest};
 use crate::store::Source;
@@ -69,8 +69,15 @@ pub(super) fn folder(
         }
     }
     let said = image.layers.iter().filter(|layer| attributes::is_attributes(layer));
-    let mut saying =
-        Saying { draft, layers: layers.len(), modes: HashMap::new(), links: Vec::new(), modified };
+    let mut saying = Saying {
+        draft,
+        layers: &layers,
+        packed: &directories,
+        said: HashMap::new(),
+        twins: HashMap::new(),
+        links: Vec::new(),
+        modified,
+    };
     for layer in said {
         match AttributesLayer::of(layer) {
             Some(said) => said.entries.iter().for_each(|entry| saying.say(entry, descriptor, warnings)),
@@ -79,14 +86,15 @@ pub(super) fn folder(
             }
         }
     }
-    let Saying { draft, modes, links, .. } = saying;
+    let Saying { draft, said, twins, links, .. } = saying;
     let shown = Shown {
         source: Arc::clone(source),
         digest: descriptor.digest.clone(),
         modified,
         draft,
         layers,
-        modes,
+        said,
+        twins,
         links,
         directories,
         warnings: Arc::clone(warnings),
@@ -94,30 +102,91 @@ pub(super) fn folder(
     Arc::new(Branch::root(Arc::new(shown)))
 }
 
-/// Modes, links and folders that a layer of attributes tells of, put among what has titles.
-struct Saying {
+/// What a layer of attributes tells of, put among what has titles.
+struct Saying<'a> {
     draft: Draft<usize>,
-    layers: usize,
-    modes: HashMap<usize, u32>,
+    layers: &'a [Arc<Descriptor>],
+    packed: &'a HashMap<usize, Vec<Arc<Directory>>>,
+    said: HashMap<usize, Said>,
+    twins: HashMap<usize, usize>,
     links: Vec<Arc<Link>>,
     modified: (i64, u32),
 }
 
-impl Saying {
+impl Saying<'_> {
     fn say(&mut self, entry: &AttributesEntry, manifest: &Descriptor, warnings: &Warnings) {
         let Some(path) = path_of_title(&entry.path, warnings) else { return };
         if let Some(target) = &entry.link {
-            self.link(&path, target.as_bytes(), manifest, warnings);
+            self.link(&path, target.as_bytes(), entry, manifest, warnings);
+        } else if let Some(first) = &entry.hardlink {
+            if !self.twin(&path, first, manifest, warnings) {
+                warnings.add("R9", shown(&path), format!("not the same as {first:?}, though it should be"));
+            }
         } else if entry.folder {
-            let folder = self.draft.make(&path, &mut Vec::new());
-            let mode = entry.mode.unwrap_or(Attributes::FOLDER.mode) & 0o777 | 0o500;
-            self.draft.describe(folder, Attributes { mode, modified: self.modified, owner: None });
-        } else if let (Some(Found::Leaf(number)), Some(mode)) = (self.draft.find(&path), entry.mode) {
-            self.modes.insert(*number, mode & 0o777 | 0o400);
+            self.folder(&path, entry);
+        } else if let Some(Found::Leaf(number)) = self.draft.find(&path)
+            && *number < self.layers.len()
+        {
+            let number = *number;
+            let told = (entry.owner().is_some() || entry.modified.is_some() || !entry.xattrs.is_empty())
+                .then(|| stable_id(&[b"said", manifest.digest.as_str().as_bytes(), entry.path.as_bytes()]));
+            let said = self.said_of(number);
+            let mode = entry.mode.map_or(said.attributes.mode, |mode| mode & 0o777 | 0o400);
+            let modified = entry.modified.unwrap_or(said.attributes.modified);
+            said.attributes = Attributes { mode, modified, owner: entry.owner() };
+            said.xattrs = told_of(entry);
+            said.mark = told.or(said.mark);
         }
     }
 
-    fn link(&mut self, path: &[FileName], target: &[u8], manifest: &Descriptor, warnings: &Warnings) {
+    fn said_of(&mut self, number: usize) -> &mut Said {
+        let attributes = Attributes { modified: self.modified, ..Attributes::FILE };
+        self.said.entry(number).or_insert(Said { attributes, xattrs: None, links: 1, mark: None })
+    }
+
+    fn folder(&mut self, path: &[FileName], entry: &AttributesEntry) {
+        let folder = self.draft.make(path, &mut Vec::new());
+        if let Some(xattrs) = told_of(entry) {
+            self.draft.mark(folder, xattrs);
+        }
+        // Of a layer that is a folder, its archive says the rest.
+        if entry.mode.is_none() && entry.modified.is_none() && self.packed.contains_key(&folder) {
+            return;
+        }
+        let mode = entry.mode.unwrap_or(Attributes::FOLDER.mode) & 0o777 | 0o500;
+        let modified = entry.modified.unwrap_or(self.modified);
+        self.draft.describe(folder, Attributes { mode, modified, owner: entry.owner() });
+    }
+
+    /// Makes two layers with the same content one file, if that is what they are.
+    fn twin(&mut self, path: &[FileName], first: &str, manifest: &Descriptor, warnings: &Warnings) -> bool {
+        let Some(Found::Leaf(number)) = self.draft.find(path) else { return false };
+        let Some(target) = path_of_title(first, warnings) else { return false };
+        let Some(Found::Leaf(other)) = self.draft.find(&target) else { return false };
+        let (number, other) = (*number, *other);
+        let (Some(one), Some(two)) = (self.layers.get(number), self.layers.get(other)) else { return false };
+        let known = self.twins.contains_key(&number) || self.twins.contains_key(&other);
+        // A name others are linked to is no link itself.
+        let leads = self.twins.values().any(|leader| *leader == number);
+        if number == other || one.digest != two.digest || known || leads {
+            return false;
+        }
+        self.twins.insert(number, other);
+        let id = stable_id(&[b"twins", manifest.digest.as_str().as_bytes(), first.as_bytes()]);
+        let said = self.said_of(other);
+        said.links = said.links.saturating_add(1);
+        said.mark = Some(id);
+        true
+    }
+
+    fn link(
+        &mut self,
+        path: &[FileName],
+        target: &[u8],
+        entry: &AttributesEntry,
+        manifest: &Descriptor,
+        warnings: &Warnings,
+    ) {
         if path.is_empty() || !stays_inside(path.len() - 1, target) {
             let target = String::from_utf8_lossy(target);
             warnings.add("R9", shown(path), format!("a link to {target:?}, outside the artifact; not shown"));
@@ -128,10 +197,16 @@ impl Saying {
             return;
         }
         let id = stable_id(&[b"link", manifest.digest.as_str().as_bytes(), &path.join(&b'/')]);
-        let attributes = Attributes { mode: 0o777, modified: self.modified, owner: None };
+        let modified = entry.modified.unwrap_or(self.modified);
+        let attributes = Attributes { mode: 0o777, modified, owner: entry.owner() };
         self.links.push(Arc::new(Link { attributes, id, target: target.to_vec() }));
-        self.draft.put(path, self.layers + self.links.len() - 1, &mut Vec::new());
+        self.draft.put(path, self.layers.len() + self.links.len() - 1, &mut Vec::new());
     }
+}
+
+fn told_of(entry: &AttributesEntry) -> Option<Arc<Xattrs>> {
+    let told = entry.told();
+    (!told.is_empty()).then(|| Arc::new(told))
 }
 
 /// Whether a link in a folder so deep leads nowhere outside, whatever lies on its way: it climbs at its beginning

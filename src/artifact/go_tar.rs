@@ -7,6 +7,14 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use super::tree::Xattrs;
+
+/// In front of the name of an extended attribute, as other tars have it.
+pub(super) const XATTR: &str = "SCHILY.xattr.";
+/// The path of an earlier member this one is one more name of. It has its bytes all the same: ORAS takes a real
+/// hard link's target for a path from the folder it runs in, and others that know nothing of this get a copy.
+pub(super) const HARD_LINK: &str = "ARTIFS.hardlink";
+
 const BLOCK: usize = 512;
 const NAME: usize = 100;
 const PREFIX: usize = 155;
@@ -54,6 +62,14 @@ pub struct Member<'a> {
     pub size: u64,
     /// When it was changed, in seconds since 1970.
     pub modified: i64,
+    /// And nanoseconds.
+    pub nanoseconds: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Its extended attributes.
+    pub xattrs: Option<&'a Xattrs>,
+    /// Of which earlier member it is one more name.
+    pub twin: Option<&'a [u8]>,
     /// What a link leads to.
     pub target: &'a [u8],
     /// Major and minor number of a device.
@@ -62,23 +78,37 @@ pub struct Member<'a> {
 
 /// Writes the headers of one member. Its content follows, then [`pad`].
 pub fn write_header(out: &mut impl Write, member: &Member<'_>) -> io::Result<()> {
-    let mut records = BTreeMap::new();
+    let mut records: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let mut fits = true;
     if !is_ascii(member.path) || member.path.len() > NAME {
         fits &= split(member.path).is_some();
-        records.insert("path", member.path.to_vec());
+        records.insert(b"path".into(), member.path.to_vec());
     }
     if !is_ascii(member.target) || member.target.len() > NAME {
         fits = false;
-        records.insert("linkpath", member.target.to_vec());
+        records.insert(b"linkpath".into(), member.target.to_vec());
     }
     if !fits_octal(12, i64::try_from(member.size).unwrap_or(i64::MAX)) {
         fits = false;
-        records.insert("size", member.size.to_string().into_bytes());
+        records.insert(b"size".into(), member.size.to_string().into_bytes());
     }
-    if !fits_octal(12, member.modified) {
+    if !fits_octal(12, member.modified) || member.nanoseconds != 0 {
         fits = false;
-        records.insert("mtime", member.modified.to_string().into_bytes());
+        records.insert(b"mtime".into(), time(member.modified, member.nanoseconds).into_bytes());
+    }
+    for (key, number) in [("uid", member.owner.0), ("gid", member.owner.1)] {
+        if !fits_octal(8, i64::from(number)) {
+            fits = false;
+            records.insert(key.into(), number.to_string().into_bytes());
+        }
+    }
+    for (name, value) in member.xattrs.into_iter().flatten() {
+        fits = false;
+        records.insert([XATTR.as_bytes(), name].concat(), value.clone());
+    }
+    if let Some(twin) = member.twin {
+        fits = false;
+        records.insert(HARD_LINK.into(), twin.to_vec());
     }
     if fits {
         let (prefix, name) = split(member.path).unwrap_or((b"", member.path));
@@ -88,6 +118,18 @@ pub fn write_header(out: &mut impl Write, member: &Member<'_>) -> io::Result<()>
     }
     write_records(out, member.path, &records)?;
     out.write_all(&sealed(template(member, &ascii(member.path))))
+}
+
+/// Seconds with as much of a fraction as there is.
+fn time(seconds: i64, nanoseconds: u32) -> String {
+    // A fraction counts away from zero.
+    let (sign, seconds, nanoseconds) = match (seconds < 0, nanoseconds) {
+        (true, 1..) => ("-", -(seconds + 1), 1_000_000_000 - nanoseconds),
+        (true, 0) => ("-", -seconds, 0),
+        (false, _) => ("", seconds, nanoseconds),
+    };
+    let text = format!("{sign}{seconds}.{nanoseconds:09}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// What follows content of this size up to the next member.
@@ -101,18 +143,16 @@ pub fn finish(out: &mut impl Write) -> io::Result<()> {
     out.write_all(&[0; 2 * BLOCK])
 }
 
-fn write_records(
-    out: &mut impl Write,
-    path: &[u8],
-    records: &BTreeMap<&'static str, Vec<u8>>,
-) -> io::Result<()> {
+fn write_records(out: &mut impl Write, path: &[u8], records: &BTreeMap<Vec<u8>, Vec<u8>>) -> io::Result<()> {
     let mut data = Vec::new();
     for (key, value) in records {
         // The length counts itself.
         let rest = key.len() + value.len() + 3;
         let mut length = rest + rest.to_string().len();
         length = rest + length.to_string().len();
-        write!(data, "{length} {key}=")?;
+        write!(data, "{length} ")?;
+        data.extend_from_slice(key);
+        data.push(b'=');
         data.extend_from_slice(value);
         data.push(b'\n');
     }
@@ -156,8 +196,8 @@ fn template(member: &Member<'_>, name: &[u8]) -> [u8; BLOCK] {
     text(&mut block[..NAME], name);
     text(&mut block[157..257], &ascii(member.target));
     octal(&mut block[100..108], i64::from(member.mode & 0o7777));
-    octal(&mut block[108..116], 0);
-    octal(&mut block[116..124], 0);
+    octal(&mut block[108..116], i64::from(member.owner.0));
+    octal(&mut block[116..124], i64::from(member.owner.1));
     octal(&mut block[124..136], i64::try_from(member.size).unwrap_or(i64::MAX));
     octal(&mut block[136..148], member.modified);
     block[156] = member.kind.flag();

@@ -55,6 +55,7 @@ impl Members {
             return Node::File(Arc::new(whole_blob(&directory.source, &directory.layer, attributes)));
         };
         let mut attributes = directory.attributes(member.mode | 0o400, member.modified);
+        attributes.owner = directory.owner(member);
         let id = stable_id(&[
             b"member",
             directory.layer.digest.as_str().as_bytes(),
@@ -71,6 +72,7 @@ impl Members {
             id,
             size: member.size,
             links: self.links.get(&number).copied().unwrap_or(1),
+            xattrs: member.xattrs.clone(),
             content: self.content(directory, member),
             layer: Some(Arc::clone(&directory.layer)),
         }))
@@ -106,8 +108,12 @@ impl Placing<'_> {
             Kind::Folder => {
                 let mut clashes = Vec::new();
                 let folder = self.draft.make(&path, &mut clashes);
-                let attributes = self.directory.attributes(member.mode | 0o500, member.modified);
+                let mut attributes = self.directory.attributes(member.mode | 0o500, member.modified);
+                attributes.owner = self.directory.owner(member);
                 self.draft.describe(folder, attributes);
+                if let Some(xattrs) = &member.xattrs {
+                    self.draft.mark(folder, Arc::clone(xattrs));
+                }
                 self.warn_of(clashes, &path);
             }
             Kind::File | Kind::Symlink(_) => self.put(&path, number),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::folder::whole_blob;
 use super::index::Opening;
-use super::tree::{Attributes, Content, Entries, File, FileName, Folder, Node, Plain, stable_id};
+use super::tree::{Attributes, Content, Entries, File, FileName, Folder, Node, Plain, Xattrs, stable_id};
 use super::{Artifact, Warnings, from_manifest, names};
 use crate::error::{Context as _, Result};
 use crate::oci::{Descriptor, Manifest, media_type};
@@ -58,6 +58,10 @@ impl Folder for Root {
 
     async fn list(&self) -> Result<Arc<Entries>> {
         self.files.list().await
+    }
+
+    fn xattrs(&self) -> Option<&Arc<Xattrs>> {
+        self.files.xattrs()
     }
 
     async fn own_attributes(&self) -> Result<Option<Attributes>> {
@@ -175,6 +179,7 @@ fn generated(name: &str, bytes: Bytes, modified: (i64, u32)) -> Node {
         id: stable_id(&[b"generated", name.as_bytes(), &bytes]),
         size: bytes.len() as u64,
         links: 1,
+        xattrs: None,
         content: Content::Inline(bytes),
         layer: None,
     }))

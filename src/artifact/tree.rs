@@ -32,6 +32,9 @@ pub struct Attributes {
     pub owner: Option<(u32, u32)>,
 }
 
+/// Extended attributes: `user.` ones only, by name.
+pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+
 impl Attributes {
     /// A folder's attributes where nothing is said.
     pub const FOLDER: Self = Self { mode: 0o755, modified: (0, 0), owner: None };
@@ -57,6 +60,15 @@ impl Node {
             Self::Folder(folder) => folder.attributes(),
             Self::File(file) => file.attributes,
             Self::Link(link) => link.attributes,
+        }
+    }
+
+    /// Its extended attributes, if the artifact says any.
+    pub fn xattrs(&self) -> Option<&Arc<Xattrs>> {
+        match self {
+            Self::Folder(folder) => folder.xattrs(),
+            Self::File(file) => file.xattrs.as_ref(),
+            Self::Link(_) => None,
         }
     }
 
@@ -99,6 +111,11 @@ pub trait Folder: Send + Sync {
     /// that is known only after looking into it; [`attributes`](Self::attributes) stays the same all the time.
     async fn own_attributes(&self) -> Result<Option<Attributes>> {
         Ok(None)
+    }
+
+    /// Its extended attributes, if the artifact says any.
+    fn xattrs(&self) -> Option<&Arc<Xattrs>> {
+        None
     }
 
     /// What this folder is in a registry (`user.oci.*`): an artifact's manifest, a directory's layer.
@@ -144,8 +161,10 @@ pub struct File {
     pub id: u64,
     /// Its length in bytes.
     pub size: u64,
-    /// Names of it inside its archive; 1 unless hard links say more.
+    /// How many names it has; 1 unless hard links say more.
     pub links: u32,
+    /// Its extended attributes, if the artifact says any.
+    pub xattrs: Option<Arc<Xattrs>>,
     /// Where its bytes are.
     pub content: Content,
     /// The layer it is, or the layer it is a member of. `None` for files we make (`manifest.json`, …).

@@ -41,6 +41,12 @@ pub(crate) struct Commit {
     /// artifact type
     #[arg(long, value_name = "type")]
     artifact_type: Option<String>,
+    /// make each new folder one layer, a gzipped tar as `oras push` makes it, instead of a layer for each of its files
+    #[arg(long)]
+    pack: bool,
+    /// publish owners and times as well
+    #[arg(long)]
+    preserve: bool,
     /// move the tag though somebody else moved it meanwhile: what they published is under its digest only then
     #[arg(long)]
     force: bool,
@@ -70,6 +76,8 @@ impl Commit {
             artifact_type: self.artifact_type,
             force: self.force,
             dry_run: self.dry_run,
+            pack: self.pack,
+            preserve: self.preserve,
             ..CommitOptions::from_environment()
         };
         let watcher = progress::pushing(true, self.terminal.draws(&self.debug), false);

@@ -74,6 +74,7 @@ mod tests {
             id: stable_id(&[text.as_bytes()]),
             size: text.len() as u64,
             links: 1,
+            xattrs: None,
             content: Content::Inline(text.into()),
             layer: None,
         }))

@@ -143,6 +143,7 @@ mod tests {
             id,
             size: bytes.len() as u64,
             links: 1,
+            xattrs: None,
             content: Content::Inline(bytes.into()),
             layer: None,
         }))

@@ -99,9 +99,9 @@ impl Filesystem {
 
     /// The value of an extended attribute, if there is one of this name.
     pub(super) async fn xattr(&self, number: u64, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        // Asked for by every `ls -l` and every write: answered without looking anything up.
         if !name.starts_with(b"user.oci.") {
-            return Ok(None);
+            let node = self.node(number)?;
+            return Ok(node.xattrs().and_then(|told| told.get(name)).cloned());
         }
         match self.node(number)? {
             Node::Folder(folder) => {
@@ -116,8 +116,11 @@ impl Filesystem {
     }
 
     /// The names of the extended attributes an inode is known to have.
-    pub(super) fn xattrs(&self, number: u64) -> Result<Vec<&'static str>> {
-        Ok(all_told_of(&self.node(number)?))
+    pub(super) fn xattrs(&self, number: u64) -> Result<Vec<Vec<u8>>> {
+        let node = self.node(number)?;
+        let ours = all_told_of(&node).into_iter().map(|name| name.as_bytes().to_vec());
+        let told = node.xattrs().into_iter().flat_map(|told| told.keys().cloned());
+        Ok(told.chain(ours).collect())
     }
 
     /// What `stat` shows of a node.

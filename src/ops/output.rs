@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::artifact::tree::{self, Xattrs};
 use crate::error::{Context as _, Error, ErrorKind, Result};
 
 /// A path below the output folder: clean names, as the tree has them.
@@ -129,6 +130,30 @@ impl Place {
         self.part(name, mode)
     }
 
+    /// Gives a file that is a blob what is said of it besides its bytes. The mode is subject to the umask, as far as
+    /// that can be seen from what a new file got.
+    pub(super) fn dress(&self, file: &tree::File) -> Result<()> {
+        let attributes = file.attributes;
+        let (mode, owner) = (attributes.mode, attributes.owner);
+        let silent = mode == tree::Attributes::FILE.mode && owner.is_none() && file.xattrs.is_none();
+        let Some(open) = self.existing().filter(|_| !silent) else { return Ok(()) };
+        if let Some(xattrs) = &file.xattrs {
+            set_xattrs(&open, xattrs, &self.path)?;
+        }
+        set_owner(&open, owner, &self.path)?;
+        let now = fs::fstat(&open).doing(|| format!("look at {}", self.path.display()))?.st_mode & 0o777;
+        let wanted = mode & (now | (now & 0o444) >> 2);
+        if mode != tree::Attributes::FILE.mode && wanted != now {
+            fs::fchmod(&open, Mode::from_raw_mode(wanted))
+                .doing(|| format!("set the mode of {}", self.path.display()))?;
+        }
+        // A time is said together with an owner.
+        if owner.is_some() {
+            set_modified(&open, attributes.modified, &self.path)?;
+        }
+        Ok(())
+    }
+
     /// Gives what is beside it under `name` its final name, in one step.
     pub(super) fn take(&self, name: &str) -> Result<()> {
         let doing = || format!("write {}", self.path.display());
@@ -181,6 +206,31 @@ pub(super) fn set_modified(what: impl std::os::fd::AsFd, modified: (i64, u32), p
     let time = fs::Timespec { tv_sec: modified.0, tv_nsec: modified.1.into() };
     let times = fs::Timestamps { last_access: time, last_modification: time };
     fs::futimens(what.as_fd(), &times).doing(|| format!("set the time of {}", path.display()))
+}
+
+/// Sets extended attributes, where the disk has such a thing.
+pub(super) fn set_xattrs(what: impl std::os::fd::AsFd, xattrs: &Xattrs, path: &Path) -> Result<()> {
+    for (name, value) in xattrs {
+        match fs::fsetxattr(what.as_fd(), name.as_slice(), value, fs::XattrFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::NOTSUP) => {
+                tracing::warn!(path = %path.display(), "its extended attributes have no place on this disk");
+                return Ok(());
+            }
+            Err(error) => {
+                let name = String::from_utf8_lossy(name);
+                return Err(error).doing(|| format!("set {name} of {}", path.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives a file to its owner. Only root can; everybody else keeps what they pull.
+pub(super) fn set_owner(what: impl std::os::fd::AsFd, owner: Option<(u32, u32)>, path: &Path) -> Result<()> {
+    let Some((uid, gid)) = owner.filter(|_| rustix::process::geteuid().is_root()) else { return Ok(()) };
+    let (uid, gid) = (fs::Uid::from_raw(uid), fs::Gid::from_raw(gid));
+    fs::fchown(what, Some(uid), Some(gid)).doing(|| format!("set the owner of {}", path.display()))
 }
 
 fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {

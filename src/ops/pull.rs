@@ -238,6 +238,7 @@ impl Plan {
             id: tree::blob_id(&config.digest, Attributes::FILE.mode),
             size: config.size,
             links: 1,
+            xattrs: None,
             content,
             layer: Some(layer),
         };
@@ -316,9 +317,19 @@ impl Work<'_> {
             Outcome::Fetched => self.progress.finished(layer, &shown),
             Outcome::Right => self.progress.skipped(layer, &shown),
         }
+        place.dress(file)?;
+        let mut first = HashMap::from([(file.id, names)]);
         for (names, file) in others {
             let shown = self::shown(names);
-            transfer::copy(&place, self.output.place(names)?, layer).await.doing(|| shown.clone())?;
+            let new = self.output.place(names)?;
+            if let Some(first) = first.get(&file.id).filter(|_| file.links > 1) {
+                new.same_as(&self.output.place(first)?)?;
+            } else {
+                // What was dressed may not be readable any more, and a copy must not be one with it.
+                transfer::copy(&place, self.output.place(names)?, layer).await.doing(|| shown.clone())?;
+                new.dress(file)?;
+                first.insert(file.id, names);
+            }
             self.progress.restored(file.whole_layer().unwrap_or(layer), &shown);
         }
         Ok(())
@@ -356,6 +367,9 @@ impl Work<'_> {
 
     /// Gives a folder out of an archive its permissions and time, now that nothing more goes into it.
     async fn finish_folder(&self, names: &Names, folder: &dyn Folder) -> Result<()> {
+        if let Some(xattrs) = folder.xattrs().filter(|_| !names.is_empty()) {
+            output::set_xattrs(&self.output.folder(names, 0o777)?, xattrs, &self.output.path(names))?;
+        }
         let Some(attributes) = folder.own_attributes().await?.filter(|_| !names.is_empty()) else {
             return Ok(());
         };
@@ -367,6 +381,7 @@ impl Work<'_> {
             let mode = rustix::fs::Mode::from_raw_mode(now & attributes.mode);
             rustix::fs::fchmod(&open, mode).doing(|| format!("set the mode of {}", path.display()))?;
         }
+        output::set_owner(&open, attributes.owner, &path)?;
         if attributes.modified.0 > 0 {
             output::set_modified(&open, attributes.modified, &path)?;
         }

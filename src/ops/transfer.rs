@@ -200,6 +200,10 @@ pub(super) async fn member(file: &File, place: &Place) -> Result<()> {
         let mut part = part.try_clone().doing(|| "open the part file again")?;
         blocking(move || part.write_all(&bytes).doing(|| "write the part file")).await?;
     }
+    if let Some(xattrs) = &file.xattrs {
+        output::set_xattrs(part.as_fd(), xattrs, &place.path)?;
+    }
+    output::set_owner(part.as_fd(), file.attributes.owner, &place.path)?;
     if file.attributes.modified.0 > 0 {
         output::set_modified(part.as_fd(), file.attributes.modified, &place.path)?;
     }

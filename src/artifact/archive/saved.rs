@@ -8,12 +8,14 @@
 //! about this very layer, is as good as absent: the index is built again.
 
 use std::io::Read as _;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::codec::{Packing, Resume};
 use super::tar::{Kind, Member};
 use super::{Checkpoint, Index};
+use crate::artifact::tree::Xattrs;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest};
 
@@ -22,7 +24,7 @@ pub(super) const KIND: &str = "tar-index";
 
 const MAGIC: &[u8] = b"artifs tar index\n";
 /// Goes up with every change of what is below; an index of another version is built again.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Larger than any index the limits of a scan allow.
 const MAX_LENGTH: u64 = 1 << 30;
 
@@ -120,6 +122,14 @@ impl Writer {
         self.number(u64::from(member.mode));
         self.number(member.modified.0.max(0).unsigned_abs());
         self.number(u64::from(member.modified.1));
+        self.number(u64::from(member.owner.0));
+        self.number(u64::from(member.owner.1));
+        let xattrs = member.xattrs.as_deref();
+        self.number(xattrs.map_or(0, Xattrs::len) as u64);
+        for (name, value) in xattrs.into_iter().flatten() {
+            self.text(name);
+            self.text(value);
+        }
         self.number(member.offset);
         self.number(member.size);
     }
@@ -220,6 +230,11 @@ impl<'a> Reader<'a> {
             kind,
             mode: self.small()?,
             modified: (self.small()?, self.small().filter(|nanos| *nanos < 1_000_000_000)?),
+            owner: (self.small()?, self.small()?),
+            xattrs: {
+                let told = self.list(|from| Some((from.text()?.to_vec(), from.text()?.to_vec())))?;
+                (!told.is_empty()).then(|| Arc::new(told.into_iter().collect()))
+            },
             offset: self.number()?,
             size: self.number()?,
         })
@@ -237,6 +252,8 @@ mod tests {
             kind,
             mode: 0o644,
             modified: (1_700_000_000, 5),
+            owner: (1000, 100),
+            xattrs: path.ends_with('a').then(|| Arc::new(Xattrs::from([(b"user.a".into(), b"1".into())]))),
             offset,
             size,
         };

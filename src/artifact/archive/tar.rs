@@ -3,8 +3,13 @@
 //! Field formats come from the `tar` crate; the walk is our own because the bytes come in pieces, most
 //! of them are not looked at, and memory has to stay bounded whatever the archive says.
 
+use std::sync::Arc;
+
 use ::tar::{EntryType, Header};
 
+use crate::artifact::attributes::is_told;
+use crate::artifact::go_tar::{HARD_LINK, XATTR};
+use crate::artifact::tree::Xattrs;
 use crate::error::{Error, ErrorKind, Result};
 
 const BLOCK: usize = 512;
@@ -23,6 +28,9 @@ pub(in crate::artifact) struct Member {
     pub(in crate::artifact) kind: Kind,
     pub(in crate::artifact) mode: u32,
     pub(in crate::artifact) modified: (i64, u32),
+    /// User and group.
+    pub(in crate::artifact) owner: (u32, u32),
+    pub(in crate::artifact) xattrs: Option<Arc<Xattrs>>,
     /// Where its bytes are in the tar.
     pub(in crate::artifact) offset: u64,
     pub(in crate::artifact) size: u64,
@@ -69,6 +77,11 @@ struct Extended {
     link: Option<Vec<u8>>,
     size: Option<u64>,
     modified: Option<(i64, u32)>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+    xattrs: Xattrs,
+    /// Of which earlier member this is one more name, though it has its bytes.
+    twin: Option<Vec<u8>>,
     sparse: bool,
 }
 
@@ -218,7 +231,10 @@ impl Walk {
         let (shown, has_data) = match kind {
             EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => (Kind::Folder, false),
             EntryType::Regular | EntryType::Continuous if extended.sparse => (Kind::Other(b'S'), true),
-            EntryType::Regular | EntryType::Continuous => (Kind::File, true),
+            EntryType::Regular | EntryType::Continuous => match extended.twin {
+                Some(twin) => (Kind::Hardlink(twin), true),
+                None => (Kind::File, true),
+            },
             EntryType::Directory => (Kind::Folder, false),
             EntryType::Symlink => (Kind::Symlink(target().unwrap_or_default()), false),
             EntryType::Link => (Kind::Hardlink(target().unwrap_or_default()), false),
@@ -231,7 +247,8 @@ impl Walk {
             Kind::Symlink(target) | Kind::Hardlink(target) => target.len(),
             _ => 0,
         };
-        self.names += path.len() + link_length;
+        let xattrs = extended.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        self.names += path.len() + link_length + xattrs;
         if self.members.len() >= MAX_MEMBERS || self.names > MAX_NAMES {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -242,6 +259,8 @@ impl Walk {
             path,
             mode: header.mode().unwrap_or(0) & 0o7777,
             modified: extended.modified.unwrap_or((header.mtime().unwrap_or(0).min(MAX_TIME) as i64, 0)),
+            owner: (id(extended.uid.or(header.uid().ok())), id(extended.gid.or(header.gid().ok()))),
+            xattrs: (!extended.xattrs.is_empty()).then(|| Arc::new(extended.xattrs)),
             offset: self.at,
             size,
             kind: shown,
@@ -288,6 +307,15 @@ impl Walk {
                 b"linkpath" => self.extended.link = Some(value.to_vec()),
                 b"size" => self.extended.size = Some(number(value).ok_or_else(bad)?),
                 b"mtime" => self.extended.modified = time(value),
+                b"uid" => self.extended.uid = number(value),
+                b"gid" => self.extended.gid = number(value),
+                key if key == HARD_LINK.as_bytes() => self.extended.twin = Some(value.to_vec()),
+                key if key.starts_with(XATTR.as_bytes()) => {
+                    let name = &key[XATTR.len()..];
+                    if is_told(name) {
+                        self.extended.xattrs.insert(name.to_vec(), value.to_vec());
+                    }
+                }
                 key if key.starts_with(b"GNU.sparse.") => self.extended.sparse = true,
                 _ => {}
             }
@@ -308,6 +336,10 @@ const MAX_TIME: u64 = 253_402_300_799;
 
 fn padding(size: u64) -> u64 {
     (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
+}
+
+fn id(number: Option<u64>) -> u32 {
+    number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
 }
 
 fn number(text: &[u8]) -> Option<u64> {

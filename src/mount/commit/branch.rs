@@ -68,6 +68,7 @@ impl<'a> Branch<'a> {
             base: &ground.image,
             parent: ground.parent.as_ref().map_or(&ground.image, |parent| &parent.image),
             scratch: scratch.path(),
+            options: self.options,
         };
         let Plan { mut draft, left_out } = making.plan().await?;
         if ground.parent.is_none() {

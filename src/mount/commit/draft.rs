@@ -12,6 +12,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde_json::Value;
 
+use super::CommitOptions;
 use super::folders::{self, FolderUnit};
 use super::items::{self, Bytes, Item, What, is_below};
 use crate::artifact::attributes::{self, AttributesEntry, AttributesLayer};
@@ -40,6 +41,7 @@ pub(super) struct Making<'a> {
     /// What was published last; the base if nothing was yet.
     pub(super) parent: &'a ImageManifest,
     pub(super) scratch: &'a Path,
+    pub(super) options: &'a CommitOptions,
 }
 
 /// A layer of the parent, to be taken over.
@@ -68,11 +70,15 @@ impl Making<'_> {
             slots.insert(0, slot(config, true));
         }
         let unpacked = slots.iter().filter(|slot| slot.unpacked).filter_map(|slot| slot.path.clone());
-        let folders = folders::find(unpacked.collect(), &items, self.changes);
+        let mut folders = folders::find(unpacked.collect(), &items, self.changes);
+        if self.options.pack {
+            folders::add_new(&mut folders, &items);
+        }
         let dirty = |path: &[u8]| {
             folders.iter().any(|folder| folder.changed && (path == folder.at || is_below(path, &folder.at)))
         };
-        let items = items::open(items, dirty).await?;
+        let all = self.options.preserve;
+        let items = items::open(items, self.frozen.owner, |path| all || dirty(path)).await?;
         let (units, mut said, inside) = self.sort(items, &folders, &mut left_out)?;
         let mut filled = fill(&slots, units)?;
         let mut packed = self.pack(&slots, &folders, inside).await?;
@@ -86,7 +92,10 @@ impl Making<'_> {
             }
         }
         for (at, part) in packed.drain(..) {
-            filled.slots[at] = Some(part);
+            match at {
+                Some(at) => filled.slots[at] = Some(part),
+                None => parts.push(Some(part)),
+            }
         }
         parts.sort_by(|one, other| title(one.as_ref()).cmp(&title(other.as_ref())));
         let mut draft = self.frame()?;
@@ -146,13 +155,29 @@ impl Making<'_> {
         let (mut units, mut said, mut inside) = (Vec::new(), Vec::new(), Vec::new());
         let full: std::collections::HashSet<Vec<u8>> =
             items.iter().filter_map(|item| parent(&item.path)).collect();
+        let before = self.base.layers.iter().filter(|layer| attributes::is_attributes(layer));
+        let before = before.filter_map(AttributesLayer::of).flat_map(|layer| layer.entries);
+        let before: HashMap<Vec<u8>, AttributesEntry> =
+            before.map(|entry| (entry.path.clone().into_bytes(), entry)).collect();
+        let first_names = first_names(&items, folders);
         for item in items {
             let owner = folders::owner(folders, &item.path);
             let own_layer = matches!(&item.what, What::File { layer: Some(_), .. });
             let kept = matches!(&item.what, What::Kept(_));
             if let Some(owner) = owner.filter(|_| !own_layer && !kept) {
+                // What a folder that is a layer has itself can be seen without looking into the layer.
+                if let (Some(xattrs), true) = (&item.xattrs, item.path == folders[owner].at) {
+                    let mut entry =
+                        AttributesEntry { folder: true, ..AttributesEntry::new(text(&item.path)?) };
+                    entry.tell(xattrs);
+                    said.push(entry);
+                }
                 inside.push((owner, item));
                 continue;
+            }
+            let mut entry = AttributesEntry::default();
+            if !kept {
+                entry = self.entry(&item, &before)?;
             }
             match item.what {
                 What::Kept(_) => {
@@ -164,34 +189,38 @@ impl Making<'_> {
                         let layer = Some(Arc::new(layer.clone()));
                         units.push(Unit { origin: Some(path.clone()), path, bytes: None, layer });
                     }
-                    let below = |entry: &AttributesEntry| {
+                    let below = |entry: &&AttributesEntry| {
                         let path = entry.path.as_bytes();
                         path == item.path || is_below(path, &item.path)
                     };
-                    let before = self.base.layers.iter().filter(|layer| attributes::is_attributes(layer));
-                    let before = before.filter_map(AttributesLayer::of).flat_map(|layer| layer.entries);
-                    said.extend(before.filter(below));
+                    said.extend(before.values().filter(below).cloned());
                 }
                 What::Folder => {
-                    let mode = Some(item.mode).filter(|mode| *mode != 0o755);
-                    if mode.is_some() || !full.contains(&item.path) {
-                        let path = text(&item.path)?;
-                        said.push(AttributesEntry { path, folder: true, mode, link: None });
+                    entry.mode = Some(item.mode).filter(|mode| *mode != 0o755);
+                    if !entry.is_silent() || !full.contains(&item.path) {
+                        entry.folder = true;
+                        said.push(entry);
                     }
                 }
                 What::Link(target) => {
-                    let path = text(&item.path)?;
-                    let depth = path.matches('/').count();
+                    let depth = entry.path.matches('/').count();
                     if !crate::artifact::stays_inside(depth, &target) {
-                        left_out.push(format!("{path}: a link to something outside the artifact"));
+                        let (path, target) = (&entry.path, String::from_utf8_lossy(&target));
+                        left_out.push(format!("{path}: a link to {target}, outside the artifact"));
                         continue;
                     }
-                    said.push(AttributesEntry { path, link: Some(text(&target)?), ..Default::default() });
+                    entry.link = Some(text(&target)?);
+                    said.push(entry);
                 }
                 What::File { content, layer } => {
-                    if item.mode != 0o644 {
-                        let path = text(&item.path)?;
-                        said.push(AttributesEntry { path, mode: Some(item.mode), ..Default::default() });
+                    entry.mode = Some(item.mode).filter(|mode| *mode != 0o644);
+                    let first = item.twin.and_then(|twin| first_names.get(&twin));
+                    if let Some(first) = first.filter(|first| **first != item.path) {
+                        let hardlink = Some(text(first)?);
+                        entry = AttributesEntry { hardlink, ..AttributesEntry::new(entry.path) };
+                    }
+                    if !entry.is_silent() {
+                        said.push(entry);
                     }
                     let (path, origin) = (item.path, item.origin);
                     units.push(Unit { path, origin, bytes: Some(content), layer });
@@ -201,13 +230,33 @@ impl Making<'_> {
         Ok((units, said, inside))
     }
 
+    /// What is said of a thing beside its layer, and would be of any kind of thing.
+    fn entry(&self, item: &Item, before: &HashMap<Vec<u8>, AttributesEntry>) -> Result<AttributesEntry> {
+        let mut entry = AttributesEntry::new(text(&item.path)?);
+        if let Some(xattrs) = &item.xattrs {
+            entry.tell(xattrs);
+        }
+        let said = item.origin.as_ref().and_then(|origin| before.get(origin));
+        if self.options.preserve {
+            (entry.uid, entry.gid) = (Some(item.owner.0), Some(item.owner.1));
+            entry.modified = Some(item.modified);
+        } else if let Some(said) = said {
+            // Who once said owners and times goes on saying them.
+            if said.owner().is_some() {
+                (entry.uid, entry.gid) = (Some(item.owner.0), Some(item.owner.1));
+            }
+            entry.modified = said.modified.map(|_| item.modified);
+        }
+        Ok(entry)
+    }
+
     /// The layers that are folders, those that changed packed anew, each with its slot.
     async fn pack(
         &self,
         slots: &[Slot],
         folders: &[FolderUnit],
         inside: Vec<(usize, Item)>,
-    ) -> Result<Vec<(usize, LayerPart)>> {
+    ) -> Result<Vec<(Option<usize>, LayerPart)>> {
         let mut members: HashMap<usize, Vec<Item>> = HashMap::new();
         for (owner, item) in inside {
             members.entry(owner).or_default().push(item);
@@ -215,7 +264,7 @@ impl Making<'_> {
         let mut packed = Vec::new();
         for (number, folder) in folders.iter().enumerate() {
             let at = |slot: &Slot| slot.unpacked && slot.path.as_deref() == Some(&folder.title);
-            let Some((place, slot)) = slots.iter().enumerate().find(|(_, slot)| at(slot)) else { continue };
+            let found = slots.iter().enumerate().find(|(_, slot)| at(slot));
             if !folder.changed {
                 // All that have this title, as the base has them.
                 let base = self.base.layers.iter().filter(|layer| is_unpacked(layer));
@@ -223,16 +272,38 @@ impl Making<'_> {
                     base.filter(|layer| shown_at(layer, self.base).as_deref() == Some(&folder.title));
                 for (place, slot) in slots.iter().enumerate().filter(|(_, slot)| at(slot)) {
                     let layer = base.next().unwrap_or(&slot.layer);
-                    packed.push((place, LayerPart::Known(layer.clone())));
+                    packed.push((Some(place), LayerPart::Known(layer.clone())));
                 }
                 continue;
             }
             let members = members.remove(&number).unwrap_or_default();
-            let part = folders::pack(folder, members, &slot.layer, self.root, self.scratch).await?;
-            packed.push((place, part));
+            let layer = match found {
+                Some((_, slot)) => slot.layer.clone(),
+                None => folders::unpacked(&folder.title)?,
+            };
+            let part = folders::pack(folder, members, &layer, self).await?;
+            packed.push((found.map(|(place, _)| place), part));
         }
         Ok(packed)
     }
+}
+
+/// The first names of files that are layers and have several, by what the names have in common.
+fn first_names(items: &[Item], folders: &[FolderUnit]) -> HashMap<u64, Vec<u8>> {
+    let mut first: HashMap<u64, Vec<u8>> = HashMap::new();
+    for item in items {
+        let What::File { layer, .. } = &item.what else { continue };
+        let Some(twin) =
+            item.twin.filter(|_| layer.is_some() || folders::owner(folders, &item.path).is_none())
+        else {
+            continue;
+        };
+        let known = first.entry(twin).or_insert_with(|| item.path.clone());
+        if item.path < *known {
+            known.clone_from(&item.path);
+        }
+    }
+    first
 }
 
 /// Places with what fills them, and the files that do.

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::content::Content;
-use crate::artifact::tree::{self, Folder, Node};
+use crate::artifact::attributes::can_tell;
+use crate::artifact::tree::{self, Folder, Node, Xattrs};
 use crate::error::Result;
 use crate::mount::overlay::{Frozen, FrozenContent, FrozenEntry};
-use crate::mount::staging::LocalBytes;
 use crate::oci::Descriptor;
 
 /// One thing, by its path now.
@@ -19,6 +19,10 @@ pub(super) struct Item {
     pub(super) mode: u32,
     pub(super) modified: (i64, u32),
     pub(super) touched: bool,
+    pub(super) owner: (u32, u32),
+    pub(super) xattrs: Option<Arc<Xattrs>>,
+    /// What all names of one file have in common.
+    pub(super) twin: Option<u64>,
     pub(super) what: What,
 }
 
@@ -51,16 +55,17 @@ impl Bytes {
     }
 }
 
+/// So many bytes of extended attributes and no more for one thing: archives' headers are read whole.
+const MAX_XATTRS: usize = 256 << 10;
+
 /// Everything in a frozen tree that can be published, and the paths of what cannot.
 pub(super) async fn of(frozen: &Frozen) -> Result<(Vec<Item>, Vec<String>)> {
     let (mut items, mut left_out) = (Vec::new(), Vec::new());
     let by_path: HashMap<&[u8], &FrozenEntry> =
         frozen.entries.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
+    let stays = Stays { owner: frozen.owner, changed: HashMap::new() };
     for entry in &frozen.entries {
         let shown = || String::from_utf8_lossy(&entry.path).into_owned();
-        if !entry.xattrs.is_empty() {
-            left_out.push(format!("{}: its extended attributes", shown()));
-        }
         let mut content = &entry.content;
         if let FrozenContent::HardLink(first) = content
             && let Some(first) = by_path.get(first.as_slice())
@@ -71,7 +76,6 @@ pub(super) async fn of(frozen: &Frozen) -> Result<(Vec<Item>, Vec<String>)> {
             FrozenContent::Folder => What::Folder,
             FrozenContent::Untouched(folder) => What::Kept(Arc::clone(folder)),
             FrozenContent::Base(file) => of_base(file),
-            FrozenContent::Staged { local, base: Some(base) } if is_whole(local, base) => of_base(base),
             FrozenContent::Staged { local, base } => What::File {
                 content: Bytes::Staged(Content::staged(local, base.as_ref())?),
                 layer: base.as_ref().and_then(|base| base.whole_layer().cloned()),
@@ -82,16 +86,28 @@ pub(super) async fn of(frozen: &Frozen) -> Result<(Vec<Item>, Vec<String>)> {
                 continue;
             }
         };
+        let (xattrs, untold): (Xattrs, Xattrs) =
+            entry.xattrs.clone().into_iter().partition(|(name, _)| can_tell(name));
+        let bytes: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > MAX_XATTRS {
+            left_out.push(format!("{}: {bytes} bytes of extended attributes", shown()));
+        }
+        for name in untold.keys() {
+            left_out.push(format!("{}: its extended attribute {}", shown(), String::from_utf8_lossy(name)));
+        }
         let item = Item {
             path: entry.path.clone(),
             origin: entry.origin.clone(),
             mode: entry.attributes.mode & 0o777,
             modified: entry.attributes.modified,
             touched: entry.touched,
+            owner: entry.attributes.owner.unwrap_or(frozen.owner),
+            xattrs: (!xattrs.is_empty() && bytes <= MAX_XATTRS).then(|| Arc::new(xattrs)),
+            twin: entry.twin,
             what,
         };
         if matches!(&item.what, What::Kept(_)) && item.origin.as_deref() != Some(&item.path) {
-            expand(item, &mut items).await?;
+            expand(item, &stays, &mut items).await?;
         } else {
             items.push(item);
         }
@@ -99,12 +115,31 @@ pub(super) async fn of(frozen: &Frozen) -> Result<(Vec<Item>, Vec<String>)> {
     Ok((items, left_out))
 }
 
-/// Folders the base has at their places, looked into where `wanted` says so.
-pub(super) async fn open(items: Vec<Item>, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<Item>> {
+/// What is known of the base's things that are looked at one by one.
+struct Stays {
+    owner: (u32, u32),
+    /// Names of files that were changed under another name, by what they have in common.
+    changed: HashMap<u64, Item>,
+}
+
+/// Folders the base has at their places, looked into where `wanted` says so, and everywhere if a file was changed
+/// that may have another name there.
+pub(super) async fn open(
+    items: Vec<Item>,
+    owner: (u32, u32),
+    wanted: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<Item>> {
+    let is_changed = |item: &&Item| {
+        let staged = matches!(&item.what, What::File { content: Bytes::Staged(_), .. });
+        item.twin.is_some() && item.origin.is_some() && (staged || item.touched)
+    };
+    let changed = items.iter().filter(is_changed);
+    let changed = changed.filter_map(|item| Some((item.twin?, item.clone()))).collect();
+    let stays = Stays { owner, changed };
     let mut opened = Vec::with_capacity(items.len());
     for item in items {
-        if matches!(&item.what, What::Kept(_)) && wanted(&item.path) {
-            expand(item, &mut opened).await?;
+        if matches!(&item.what, What::Kept(_)) && (wanted(&item.path) || !stays.changed.is_empty()) {
+            expand(item, &stays, &mut opened).await?;
         } else {
             opened.push(item);
         }
@@ -113,7 +148,7 @@ pub(super) async fn open(items: Vec<Item>, wanted: impl Fn(&[u8]) -> bool) -> Re
 }
 
 /// A folder of the base with everything below it, each thing by itself.
-async fn expand(item: Item, into: &mut Vec<Item>) -> Result<()> {
+async fn expand(item: Item, stays: &Stays, into: &mut Vec<Item>) -> Result<()> {
     let mut waiting = vec![item];
     while let Some(mut item) = waiting.pop() {
         let What::Kept(folder) = item.what else {
@@ -123,18 +158,33 @@ async fn expand(item: Item, into: &mut Vec<Item>) -> Result<()> {
         for (name, node) in folder.list().await?.iter() {
             let below = |path: &[u8]| [path, b"/", name].concat();
             let attributes = node.attributes();
-            waiting.push(Item {
+            let twin = match node {
+                Node::File(file) if file.links > 1 => Some(file.id),
+                _ => None,
+            };
+            let mut found = Item {
                 path: below(&item.path),
                 origin: item.origin.as_deref().map(below),
                 mode: attributes.mode & 0o777,
                 modified: attributes.modified,
                 touched: false,
+                owner: attributes.owner.unwrap_or(stays.owner),
+                xattrs: node.xattrs().cloned(),
+                twin,
                 what: match node {
                     Node::Folder(folder) => What::Kept(Arc::clone(folder)),
                     Node::File(file) => of_base(file),
                     Node::Link(link) => What::Link(link.target.clone()),
                 },
-            });
+            };
+            if let Some(changed) = twin.and_then(|twin| stays.changed.get(&twin)) {
+                let (path, origin, layer) = (found.path, found.origin, layer_of(&found.what));
+                found = Item { path, origin, ..changed.clone() };
+                if let What::File { layer: kept, .. } = &mut found.what {
+                    *kept = layer;
+                }
+            }
+            waiting.push(found);
         }
         item.what = What::Folder;
         into.push(item);
@@ -142,9 +192,11 @@ async fn expand(item: Item, into: &mut Vec<Item>) -> Result<()> {
     Ok(())
 }
 
-/// Whether nothing was written: every byte is the base's, and all of its bytes are there.
-fn is_whole(local: &LocalBytes, base: &tree::File) -> bool {
-    local.size() == base.size && (base.size == 0 || local.from_base() == [(0, base.size)])
+fn layer_of(what: &What) -> Option<Arc<Descriptor>> {
+    match what {
+        What::File { layer, .. } => layer.clone(),
+        _ => None,
+    }
 }
 
 fn of_base(file: &Arc<tree::File>) -> What {

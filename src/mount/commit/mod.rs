@@ -8,7 +8,7 @@
 //!
 //! The manifest says what it was made from in the annotation [`PARENT`], and why in [`MESSAGE`]. Its `created`, if it
 //! had one, becomes the time of the newest change, not of the commit: the same tree has the same digest, also when
-//! a commit is tried again. What of the tree cannot be published (extended attributes, owners, devices) is reported.
+//! a commit is tried again. What of the tree cannot be published (devices, links that lead outside) is reported.
 //!
 //! - `pieces`: the tree by artifacts · `branch`: one of them, published · `tags`: where its tags have to be
 //! - `items`, `folders`, `draft`, `content`: from a tree to a draft · `describe`: what the manifest says of itself

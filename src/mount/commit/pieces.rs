@@ -55,7 +55,7 @@ pub(super) fn of_repository(frozen: &Frozen, changes: &[Change]) -> Vec<Piece> {
             }],
             _ => below,
         };
-        let tree = Frozen { entries: untouched, modified };
+        let tree = Frozen { entries: untouched, modified, owner: frozen.owner };
         let piece = Piece { changes: part(changes, &name), origin, frozen: Some(tree), name: name.clone() };
         pieces.insert(name, piece);
     }
@@ -138,13 +138,13 @@ pub(super) fn seen_from(frozen: &Frozen, donor: &str) -> Frozen {
         .entries
         .iter()
         .map(|entry| FrozenEntry { origin: entry.origin.as_ref().and_then(below), ..entry.clone() });
-    Frozen { entries: entries.collect(), modified: frozen.modified }
+    Frozen { entries: entries.collect(), modified: frozen.modified, owner: frozen.owner }
 }
 
 /// The tree of an artifact that is not made from another.
 pub(super) fn seen_from_nowhere(frozen: &Frozen) -> Frozen {
     let entries = frozen.entries.iter().map(|entry| FrozenEntry { origin: None, ..entry.clone() });
-    Frozen { entries: entries.collect(), modified: frozen.modified }
+    Frozen { entries: entries.collect(), modified: frozen.modified, owner: frozen.owner }
 }
 
 /// What differs between `frozen`, seen from it, and the artifact `root`. A copy is the same whenever it was made.

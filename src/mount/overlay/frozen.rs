@@ -7,7 +7,7 @@ use super::changes::join;
 use super::inode::{Inode, What};
 use super::tree::{Tree, attributes};
 use super::{Overlay, unexpected};
-use crate::artifact::tree::{self, Attributes, Folder};
+use crate::artifact::tree::{self, Attributes, Folder, stable_id};
 use crate::error::Result;
 use crate::mount::inodes::ROOT;
 use crate::mount::staging::LocalBytes;
@@ -20,6 +20,8 @@ pub struct Frozen {
     pub entries: Vec<FrozenEntry>,
     /// When the root folder was changed last.
     pub modified: (i64, u32),
+    /// Whose everything is that says nothing else.
+    pub owner: (u32, u32),
 }
 
 /// One thing in a frozen tree.
@@ -35,6 +37,8 @@ pub struct FrozenEntry {
     pub touched: bool,
     /// Its `user.` attributes.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What all names of one file have in common, if it has several.
+    pub twin: Option<u64>,
     /// What it is.
     pub content: FrozenContent,
 }
@@ -80,6 +84,8 @@ impl Overlay {
                 }
                 let mut entry = frozen(&tree, inode, path.clone())?;
                 if inode.links > 1 && !inode.is_folder() {
+                    let own = || stable_id(&[b"twin", &number.to_le_bytes()]);
+                    entry.twin = Some(entry.twin.unwrap_or_else(own));
                     match first_names.get(number) {
                         Some(first) => entry.content = FrozenContent::HardLink(Vec::clone(first)),
                         None => drop(first_names.insert(*number, path)),
@@ -89,7 +95,7 @@ impl Overlay {
             }
         }
         let modified = tree.inode(ROOT).map_or((0, 0), |root| root.modified);
-        Ok(Frozen { entries, modified })
+        Ok(Frozen { entries, modified, owner: tree.owner })
     }
 }
 
@@ -132,6 +138,15 @@ fn frozen(tree: &Tree, inode: &Inode, path: Vec<u8>) -> Result<FrozenEntry> {
         attributes: attributes(inode, modified),
         touched: inode.touched,
         xattrs: inode.xattrs.clone(),
+        // Names in folders nobody entered are not here, and are the base's.
+        twin: match (&content, copied) {
+            (FrozenContent::Base(base) | FrozenContent::Staged { base: Some(base), .. }, None)
+                if base.links > 1 && inode.links > 1 =>
+            {
+                Some(base.id)
+            }
+            _ => None,
+        },
         content,
     })
 }

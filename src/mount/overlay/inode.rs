@@ -87,7 +87,7 @@ impl Inode {
             modified: attributes.modified,
             changed: attributes.modified,
             links,
-            xattrs: BTreeMap::new(),
+            xattrs: node.xattrs().map(|told| BTreeMap::clone(told)).unwrap_or_default(),
             origins: vec![Origin { parent, name: name.to_vec() }],
             fixed,
             touched: false,

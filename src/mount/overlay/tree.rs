@@ -27,7 +27,8 @@ pub(super) struct Tree {
     named: HashSet<u64>,
     /// Where the base had what is forgotten by now.
     graves: HashMap<u64, Vec<Origin>>,
-    owner: (u32, u32),
+    /// Whose everything is that says nothing else.
+    pub(super) owner: (u32, u32),
     /// How many folders lie above an artifact's own root.
     depth: u32,
     /// Names that were taken from things at the root.
