@@ -11,3 +11,4 @@ mod reading;
 mod registry;
 mod tags;
 mod trouble;
+mod user;
