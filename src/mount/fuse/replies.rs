@@ -20,6 +20,11 @@ use crate::mount::overlay::{Answer, Opened, Overlay, Refusal, Stat};
 /// the link count of a folder nobody entered.
 const RESTLESS: Duration = Duration::ZERO;
 
+/// How long those of a file hold that was made in the same request: until the kernel, which asks for them to see
+/// whether it may be opened, has done that. What it writes by itself it knows to ask for again, but for times a
+/// mapping changes, and no clock of files is finer than this.
+const JUST_MADE: Duration = Duration::from_millis(4);
+
 /// The errno for a refusal; what a program cannot do anything about is said in the log and counted.
 pub(super) fn refuse(overlay: &Overlay, refusal: &Refusal) -> Errno {
     match refusal {
@@ -85,7 +90,7 @@ pub(super) fn created(overlay: &Overlay, reply: ReplyCreate, answer: Answer<(Sta
         Ok(created) => created,
         Err(refusal) => return reply.error(refuse(overlay, &refusal)),
     };
-    let (lifetime, shown, generation) = (lifetime(&stat), stat_of(&stat), Generation(0));
+    let (lifetime, shown, generation) = (lifetime(&stat).max(JUST_MADE), stat_of(&stat), Generation(0));
     let (handle, flags) = (FileHandle(handle), flags(&way));
     match way {
         Way::Cached => reply.created(&lifetime, &shown, generation, handle, flags),
