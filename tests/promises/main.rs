@@ -6,3 +6,4 @@
 mod ends;
 mod home;
 mod killed;
+mod trouble;
