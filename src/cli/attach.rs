@@ -90,7 +90,7 @@ impl Attach {
         let mut draft = plan.draft(scratch.path(), shape.is_text() && !draws).await?;
         draft.artifact_type = Some(self.artifact_type.clone());
         draft.subject = Some(subject.clone());
-        let watcher = progress::pushing(shape.is_text(), draws, place.is_layout());
+        let watcher = progress::pushing(self.debug.said(shape.is_text()), draws, place.is_layout());
         let options = PushOptions { concurrency: self.packing.concurrency, ..PushOptions::default() };
         let pushed = ops::push(draft, target.as_ref(), &[], &options, watcher.as_ref())
             .await

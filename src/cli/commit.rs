@@ -80,7 +80,7 @@ impl Commit {
             preserve: self.preserve,
             ..CommitOptions::from_environment()
         };
-        let watcher = progress::pushing(true, self.terminal.draws(&self.debug), false);
+        let watcher = progress::pushing(self.debug.said(true), self.terminal.draws(&self.debug), false);
         let done = mount::commit(&folder, &options, watcher.as_ref()).await.map_err(|error| {
             not_published(&error.to_string(), error.kind() == ErrorKind::Conflict, &folder)
         })?;

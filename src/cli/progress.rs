@@ -5,26 +5,41 @@ use std::io::{self, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use artifs::artifact::pack::TITLE;
 use artifs::oci::{Descriptor, Digest};
 use artifs::ops::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::display::printable;
 
+/// Which status lines are printed where no bars are drawn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// None: the output is for programs.
+    Nothing,
+    /// Those of files.
+    Named,
+    /// Those of manifests and configs as well.
+    Everything,
+}
+
 /// Who watches a pull.
-pub(crate) fn pulling(text: bool, draws: bool) -> Box<dyn Progress> {
-    match (draws, text) {
+pub(crate) fn pulling(said: Said, draws: bool) -> Box<dyn Progress> {
+    match (draws, said) {
         (true, _) => Box::new(Bars::default()),
-        (false, true) => Box::new(Lines),
-        (false, false) => Box::new(()),
+        (false, Said::Nothing) => Box::new(()),
+        (false, _) => Box::new(Lines(said)),
     }
 }
 
 /// A status line for each step, on stdout. The padding is ORAS's.
-struct Lines;
+struct Lines(Said);
 
 impl Lines {
-    fn say(word: &str, what: &Descriptor, name: &str) {
+    fn say(&self, word: &str, what: &Descriptor, name: &str) {
+        if self.0 == Said::Named && what.annotation(TITLE).is_none() {
+            return;
+        }
         // If nobody reads any more, the result that is printed at the end says so.
         let _ = writeln!(io::stdout(), "{word} {} {}", short(&what.digest), printable(name));
     }
@@ -32,56 +47,57 @@ impl Lines {
 
 impl Progress for Lines {
     fn started(&self, what: &Descriptor, name: &str) {
-        Self::say("Downloading", what, name);
+        self.say("Downloading", what, name);
     }
 
     fn processing(&self, what: &Descriptor, name: &str) {
-        Self::say("Processing ", what, name);
+        self.say("Processing ", what, name);
     }
 
     fn finished(&self, what: &Descriptor, name: &str) {
-        Self::say("Downloaded ", what, name);
+        self.say("Downloaded ", what, name);
     }
 
     fn restored(&self, what: &Descriptor, name: &str) {
-        Self::say("Restored   ", what, name);
+        self.say("Restored   ", what, name);
     }
 
     fn skipped(&self, what: &Descriptor, name: &str) {
-        Self::say("Skipped    ", what, name);
+        self.say("Skipped    ", what, name);
     }
 }
 
 /// Who watches a push. Of a manifest that is there already ORAS speaks for layouts only.
-pub(crate) fn pushing(text: bool, draws: bool, layout: bool) -> Box<dyn Progress> {
-    match (draws, text) {
+pub(crate) fn pushing(said: Said, draws: bool, layout: bool) -> Box<dyn Progress> {
+    match (draws, said) {
         (true, _) => Box::new(Bars { pushes: true, ..Bars::default() }),
-        (false, true) => Box::new(Pushing { layout }),
-        (false, false) => Box::new(()),
+        (false, Said::Nothing) => Box::new(()),
+        (false, _) => Box::new(Pushing { lines: Lines(said), layout }),
     }
 }
 
 /// A status line for each step of a push.
 struct Pushing {
+    lines: Lines,
     layout: bool,
 }
 
 impl Progress for Pushing {
     fn started(&self, what: &Descriptor, name: &str) {
-        Lines::say("Uploading", what, name);
+        self.lines.say("Uploading", what, name);
     }
 
     fn finished(&self, what: &Descriptor, name: &str) {
-        Lines::say("Uploaded ", what, name);
+        self.lines.say("Uploaded ", what, name);
     }
 
     fn mounted(&self, what: &Descriptor, name: &str) {
-        Lines::say("Mounted  ", what, name);
+        self.lines.say("Mounted  ", what, name);
     }
 
     fn skipped(&self, what: &Descriptor, name: &str) {
         if self.layout || !what.is_manifest() {
-            Lines::say("Exists   ", what, name);
+            self.lines.say("Exists   ", what, name);
         }
     }
 }

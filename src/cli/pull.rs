@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use artifs::artifact::pack::TITLE;
 use artifs::artifact::{self, Artifact, View};
 use artifs::location::CacheUse;
 use artifs::oci::Descriptor;
@@ -14,8 +15,6 @@ use super::display::{self, Shape};
 use super::failure::Result;
 use super::options::{CacheOptions, Debug, Format, Place, PlatformOption, Target, Terminal};
 use super::progress;
-
-const TITLE: &str = "org.opencontainers.image.title";
 
 /// Pull files from a registry or an OCI image layout
 #[derive(Args)]
@@ -92,7 +91,7 @@ impl Pull {
         let artifact = artifact::open(one.source, &name, &self.reference, &view)
             .await
             .map_err(|error| place.failed(error))?;
-        let watcher = progress::pulling(shape.is_text(), self.terminal.draws(&self.debug));
+        let watcher = progress::pulling(self.debug.said(shape.is_text()), self.terminal.draws(&self.debug));
         let manifest = &artifact.descriptor;
         watcher.started(manifest, &manifest.media_type);
         let pulled = ops::pull(&artifact, &self.output, &self.options(), watcher.as_ref()).await?;

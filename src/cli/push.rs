@@ -93,7 +93,7 @@ impl Push {
         if let Some(platform) = platform {
             set_platform(&mut draft, &platform)?;
         }
-        let watcher = progress::pushing(shape.is_text(), draws, place.is_layout());
+        let watcher = progress::pushing(self.debug.said(shape.is_text()), draws, place.is_layout());
         let options = PushOptions { concurrency: self.packing.concurrency, ..PushOptions::default() };
         let pushed = ops::push(draft, target.as_ref(), &tags, &options, watcher.as_ref())
             .await

@@ -40,7 +40,7 @@ pub(crate) struct Unmount {
 impl Unmount {
     pub(crate) async fn run(self) -> Result<()> {
         for mountpoint in &self.mountpoints {
-            let watcher = progress::pushing(true, self.terminal.draws(&self.debug), false);
+            let watcher = progress::pushing(self.debug.said(true), self.terminal.draws(&self.debug), false);
             let became = unmount_watched(mountpoint, self.lazy, self.discard, watcher.as_ref()).await?;
             drop(watcher);
             if let Some(became) = became {

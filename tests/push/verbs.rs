@@ -54,6 +54,23 @@ impl Desk {
     }
 }
 
+/// Scripts written for older versions of ORAS say `-v`; it is taken, and said to be old.
+#[test]
+fn the_old_verbose_flag_is_taken() {
+    let desk = Desk::new();
+    let old = "Flag --verbose has been deprecated, and will be removed in a future release.\n";
+    let quiet = desk.succeed(&["push", "--verbose=false", "--oci-layout", "layout:v1", "hi.txt"]);
+    assert!(quiet.contains("Uploaded  8f434346648f hi.txt\n") && quiet.ends_with(old), "{quiet}");
+    assert!(!quiet.contains("application/vnd.oci.image.manifest.v1+json"), "{quiet}");
+    let full = desk.succeed(&["pull", "-v", "--oci-layout", "layout:v1", "-o", "out"]);
+    assert!(full.contains("application/vnd.oci.image.manifest.v1+json") && full.ends_with(old), "{full}");
+    for verb in ["resolve -v --oci-layout layout:v1", "repo tags --verbose --oci-layout layout"] {
+        let line: Vec<&str> = verb.split(' ').collect();
+        assert!(desk.succeed(&line).ends_with(old), "{verb}");
+    }
+    assert!(!desk.succeed(&["push", "--help"]).contains("verbose"));
+}
+
 #[test]
 fn a_push_reads_as_in_oras() {
     let (desk, registry) = (Desk::new(), Registry::start());

@@ -1,4 +1,4 @@
-//! `-d/--debug`: what happens underneath, on stderr.
+//! `-d/--debug`: what happens underneath, on stderr; and ORAS's old `-v/--verbose`, which scripts still give.
 
 use std::fmt::{self, Write as _};
 
@@ -10,17 +10,34 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The flag every verb has.
+use crate::cli::progress::Said;
+
+/// The flags every verb has.
 #[derive(Args, Clone)]
 pub(crate) struct Debug {
     /// output debug logs (implies --no-tty)
     #[arg(short, long)]
     pub(crate) debug: bool,
+    /// deprecated; `--verbose=false` leaves out the status lines of what has no name
+    #[arg(short, long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "bool")]
+    verbose: Option<bool>,
 }
 
 impl Debug {
+    /// Which status lines are printed by a verb whose output is `text`.
+    pub(crate) fn said(&self, text: bool) -> Said {
+        match (text, self.verbose) {
+            (false, _) => Said::Nothing,
+            (true, Some(false)) => Said::Named,
+            (true, _) => Said::Everything,
+        }
+    }
+
     /// Sends the log to stderr: warnings, or everything of ours if asked for. Called once, before the work.
     pub(crate) fn start_log(&self) {
+        if self.verbose.is_some() {
+            eprintln!("Flag --verbose has been deprecated, and will be removed in a future release.");
+        }
         let filter = if self.debug { "artifs=debug,warn" } else { "warn" };
         // A second log would mean a second verb in one process, of which there is none.
         let _ = tracing_subscriber::fmt()
