@@ -430,6 +430,12 @@ async fn one_artifact_may_be_published_under_other_tags() {
     fs::write(stand.at("v1/readme"), "edited again").unwrap();
     let error = stand.mounted().commit(&options, &()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    // One of several that changed may be pointed at.
+    let within = Some("v1/readme".to_owned());
+    let one = CommitOptions { tags: vec!["d".into()], within, ..CommitOptions::default() };
+    stand.mounted().commit(&one, &()).await.unwrap();
+    assert_eq!((stand.digest("d").await.is_some(), stand.digest("v2").await), (true, None));
+    fs::write(stand.at("v1/readme"), "edited once more").unwrap();
     // The second of several tags is somebody else's.
     fs::remove_dir(stand.at("v2")).unwrap();
     let taken = Artifact::new().file("theirs", "theirs").tag("b").push(&registry, "r");

@@ -24,9 +24,12 @@ Example - Show what would be published:
   artifs commit --dry-run /mnt
 
 Example - Publish under another tag, and leave the mounted one where it is:
-  artifs commit --tag v2 /mnt")]
+  artifs commit --tag v2 /mnt
+
+Example - Publish one artifact of the repository that is mounted at /mnt:
+  artifs commit /mnt/v2")]
 pub(crate) struct Commit {
-    /// where it is mounted; the mount the current folder is in if nothing is said
+    /// where it is mounted; the mount the current folder is in if nothing is said; in a repository, one artifact's folder
     #[arg(value_name = "folder")]
     mountpoint: Option<PathBuf>,
     /// why, kept in the manifest's annotation land.artifs.message
@@ -72,6 +75,7 @@ impl Commit {
         let options = CommitOptions {
             message: self.message,
             tags: self.tags,
+            within: within(self.mountpoint.as_deref(), &folder)?,
             annotations,
             artifact_type: self.artifact_type,
             force: self.force,
@@ -91,13 +95,18 @@ impl Commit {
 
 /// The mount that is meant: at `given`, or the one the current folder is in, or the only one.
 pub(super) async fn mounted(given: Option<&Path>) -> Result<PathBuf> {
+    let all = mounts().await;
+    let here = match given {
+        // What is dead cannot be looked into, and still has a path.
+        Some(given) => given.canonicalize().or_else(|_| std::path::absolute(given))?,
+        None => std::env::current_dir()?,
+    };
+    let around = all.iter().filter(|mounted| here.starts_with(&mounted.mountpoint));
+    if let Some(found) = around.max_by_key(|mounted| mounted.mountpoint.as_os_str().len()) {
+        return Ok(found.mountpoint.clone());
+    }
     if let Some(given) = given {
         return Ok(given.to_owned());
-    }
-    let here = std::env::current_dir()?;
-    let all = mounts().await;
-    if let Some(found) = all.iter().find(|mounted| here.starts_with(&mounted.mountpoint)) {
-        return Ok(found.mountpoint.clone());
     }
     let mut writable = all.into_iter().filter(|mounted| mounted.staged.is_some());
     match (writable.next(), writable.next()) {
@@ -107,6 +116,14 @@ pub(super) async fn mounted(given: Option<&Path>) -> Result<PathBuf> {
             Err(Failure::new("several are mounted for writing; say which by its folder (see: artifs status)"))
         }
     }
+}
+
+/// Where in the mount at `mountpoint` a person pointed at, if not at all of it.
+fn within(given: Option<&Path>, mountpoint: &Path) -> Result<Option<String>> {
+    let Some(given) = given else { return Ok(None) };
+    let path = given.canonicalize().or_else(|_| std::path::absolute(given))?;
+    let inside = path.strip_prefix(mountpoint).ok().filter(|inside| !inside.as_os_str().is_empty());
+    Ok(inside.map(|inside| inside.to_string_lossy().into_owned()))
 }
 
 /// A failure to publish: what is to be done next.

@@ -112,6 +112,12 @@ enum When {
 impl Mount {
     pub(crate) async fn run(mut self) -> Result<()> {
         self.take_our_words()?;
+        if self.writable && self.follow.is_some() {
+            return Err(Failure::new(
+                "what is mounted for writing does not follow a tag: changes build on what it was",
+            )
+            .help("To see what others publish meanwhile: artifs mount --follow, at another folder"));
+        }
         if !self.foreground && !self.background_half {
             return self.in_background();
         }

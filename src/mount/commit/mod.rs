@@ -60,6 +60,9 @@ pub struct CommitOptions {
     pub annotations: BTreeMap<String, String>,
     /// Another artifact type.
     pub artifact_type: Option<String>,
+    /// In a repository only the artifact this path from its root is in; all that changed if `None`.
+    #[serde(default)]
+    pub within: Option<String>,
     /// Whether the tag is moved wherever it is.
     pub force: bool,
     /// Whether nothing is published.
@@ -245,6 +248,8 @@ impl Publisher {
         let mut publications = self.publications.lock().await;
         let mut pieces = self.pieces(overlay)?;
         if let Base::Repository { .. } = &self.base {
+            let wanted = options.within.as_deref().and_then(|path| path.split('/').next());
+            pieces.retain(|piece| wanted.is_none_or(|wanted| piece.name == wanted));
             pieces.retain(|piece| !self.news(piece).is_empty());
             if !options.tags.is_empty() && pieces.len() != 1 {
                 let why =
