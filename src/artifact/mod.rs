@@ -3,6 +3,12 @@
 //! [`open`] turns what a name points at into a [`tree`]: it fetches the manifest and nothing else. What the
 //! layers hold is asked for when somebody enters or reads them. The rules (`R1` … `R20`) that warnings
 //! name are the project's rule book for showing artifacts as files.
+//!
+//! - [`tree`]: what everything becomes · `folder`, `reader`: a tree's folders and files
+//! - `from_manifest`, `index`: where a tree comes from · `draft`, `names`: paths being put together, made safe
+//! - [`archive`], `directory`, `members`: layers that are folders · [`attributes`]: what layers cannot say of files
+//! - `meta`: the `.oci` folder · `warnings`: what a person should know
+//! - [`from_dir`], [`go_tar`], [`pack`]: the way back, from files to a manifest
 
 pub mod archive;
 pub mod attributes;

@@ -21,6 +21,10 @@
 //! The way of a cold byte: connection → pieces in memory, bounded for the whole process (`ring`) → the
 //! reply, straight from there; a writer and a hasher follow on threads of their own (`writer`, `hashing`),
 //! and whoever comes later reads the file, never before the writer has passed.
+//!
+//! - `cached`, `blob_reader`: what others see · `place`, `map`: the folder · `entry`, `chunks`: one blob's state
+//! - `inflight`, `ring`, `writer`, `hashing`: a byte's way · `readahead`: what is fetched before it is asked for
+//! - `evict`: the budget · `stats`: what came of it all
 
 mod blob_reader;
 mod cached;

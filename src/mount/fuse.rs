@@ -1,6 +1,7 @@
 //! Where the kernel asks and we answer: here and in `fuse/` only is fuser spoken.
 //!
-//! [`Kernel`] answers for a [`Filesystem`] in `reading`, for an [`Overlay`] in `writing`.
+//! [`Kernel`] answers for a [`Filesystem`] in `reading`, for an [`Overlay`] in `writing`. `asked` and
+//! `replies`, `attributes`, `listing` turn the kernel's words into ours, and ours into the kernel's.
 //!
 //! A request is answered on the kernel's own thread when its answer is at hand, and from the runtime when it
 //! must wait: [`Kernel::answer`] polls the work once and spawns what is left. A stalled download therefore

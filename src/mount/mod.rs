@@ -1,7 +1,7 @@
 //! The filesystem: an artifact, a repository or a registry as files.
 //!
-//! - `fuse`: the kernel's side, and the only file that says fuser · `errno`: error kinds as numbers
-//! - `fs`: the filesystem itself · `names`: lookup, attributes, listings · `contents`: open and read
+//! - `fuse`: the kernel's side, and all that says fuser · `errno`: error kinds as numbers
+//! - `fs`: the filesystem itself · `names`: lookup, attributes, listings · `contents`: open and read · `prefetch`: before anybody does
 //! - `inodes`, `handles`: what the kernel remembers, and what it has open
 //! - `overlay`: a tree that can be changed, over one that cannot · `staging`: where the changes are kept
 //! - `commit`: what changed becomes a new manifest · `ending`: what becomes of it when the mount ends

@@ -3,6 +3,11 @@
 //! [`Registry`] is one host with its connections and tokens, [`Repository`] one repository of it. A request goes
 //! through `client` (credentials, redirects, retries) to `http` (the wire). What this registry turned out to
 //! be able to do is remembered in `profile`.
+//!
+//! - `origin`, `tls`, `settings`: where and how a host is reached · `redirect`, `retry`: what happens on the way
+//! - `challenge`, `auth`, `token`, [`credentials`]: who asks, and what shows it · `wire_error`: what a refusal says
+//! - `manifests`, `blobs`, `tags`, `referrers`, `paging`: what is read
+//! - `uploads`, `chunks`, `outgoing`: blobs that are sent · `publish`, `relations`, `delete`: manifests that come and go
 
 mod auth;
 mod blobs;
