@@ -11,7 +11,7 @@ use super::directory::{Directory, shown};
 use super::draft::{Clash, Draft, Found};
 use super::folder::{Branch, Said, Shown};
 use super::tree::{Attributes, FileName, Folder, Link, Xattrs, stable_id};
-use super::{Unnamed, View, Warnings, names};
+use super::{Unnamed, View, Warnings, names, producers};
 use crate::oci::{Descriptor, Digest, ImageManifest};
 use crate::store::Source;
 
@@ -50,13 +50,17 @@ pub(super) fn folder(
     let modified = created(&image.annotations);
     let mut draft = Draft::new();
     let mut layers = Vec::new();
+    let mut said = HashMap::new();
     let mut directories: HashMap<usize, Vec<Arc<Directory>>> = HashMap::new();
     for placed in place(image, view, warnings) {
         let number = layers.len();
         layers.push(Arc::clone(&placed.layer));
         let mut clashes = Vec::new();
         match placed.how {
-            How::Raw => draft.put(&placed.path, number, &mut clashes),
+            How::Raw => {
+                draft.put(&placed.path, number, &mut clashes);
+                said.extend(told(&placed.layer, modified).map(|said| (number, said)));
+            }
             How::Unpacked => {
                 let path = placed.path.clone();
                 let at = draft.make(&path, &mut clashes);
@@ -68,17 +72,17 @@ pub(super) fn folder(
             warn_of(&clash, &placed, &layers, warnings);
         }
     }
-    let said = image.layers.iter().filter(|layer| attributes::is_attributes(layer));
+    let attributes = image.layers.iter().filter(|layer| attributes::is_attributes(layer));
     let mut saying = Saying {
         draft,
         layers: &layers,
         packed: &directories,
-        said: HashMap::new(),
+        said,
         twins: HashMap::new(),
         links: Vec::new(),
         modified,
     };
-    for layer in said {
+    for layer in attributes {
         match AttributesLayer::of(layer) {
             Some(said) => said.entries.iter().for_each(|entry| saying.say(entry, descriptor, warnings)),
             None => {
@@ -100,6 +104,22 @@ pub(super) fn folder(
         warnings: Arc::clone(warnings),
     };
     Arc::new(Branch::root(Arc::new(shown)))
+}
+
+/// What a layer's own metadata says of the file it is.
+fn told(layer: &Descriptor, modified: (i64, u32)) -> Option<Said> {
+    producers::file_path(layer)?;
+    let (mode, time) = producers::told(layer);
+    let (mode, modified) = (mode.unwrap_or(Attributes::FILE.mode), time.unwrap_or(modified));
+    let mark = stable_id(&[
+        b"told",
+        layer.digest.as_str().as_bytes(),
+        &mode.to_le_bytes(),
+        &modified.0.to_le_bytes(),
+        &modified.1.to_le_bytes(),
+    ]);
+    let attributes = Attributes { mode, modified, owner: None };
+    Some(Said { attributes, xattrs: None, links: 1, mark: Some(mark) })
 }
 
 /// What a layer of attributes tells of, put among what has titles.
@@ -247,7 +267,9 @@ fn place(image: &ImageManifest, view: &View, warnings: &Warnings) -> Vec<Placed>
             fits
         })
         .collect();
-    let any_named = layers.iter().any(|layer| layer.annotation(TITLE).is_some());
+    let named =
+        |layer: &&Descriptor| layer.annotation(TITLE).is_some() || producers::file_path(layer).is_some();
+    let any_named = layers.iter().any(named);
     let show_unnamed = match view.unnamed {
         Unnamed::Show => true,
         Unnamed::Hide => false,
@@ -258,6 +280,9 @@ fn place(image: &ImageManifest, view: &View, warnings: &Warnings) -> Vec<Placed>
         .filter_map(|layer| {
             let by_digest = || vec![names::of_digest(&layer.digest)];
             let unpack = layer.annotation(UNPACK.0) == Some(UNPACK.1);
+            if let (Some(path), false) = (producers::file_path(layer), unpack) {
+                return Some(Placed { layer: Arc::new(layer.clone()), path, how: How::Raw });
+            }
             let (path, how) = match layer.annotation(TITLE).map(|title| path_of_title(title, warnings)) {
                 Some(Some(path)) if unpack => (path, How::Unpacked),
                 Some(Some(path)) if !path.is_empty() => (path, How::Raw),

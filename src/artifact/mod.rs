@@ -23,6 +23,7 @@ mod members;
 mod meta;
 pub mod names;
 pub mod pack;
+pub(crate) mod producers;
 mod reader;
 pub mod tree;
 mod warnings;

@@ -51,6 +51,8 @@ pub struct Draft {
     pub annotations: BTreeMap<String, String>,
     /// Which specification it follows.
     pub image_spec: ImageSpec,
+    /// Whether the manifest is silent about its own type, as some producers' are.
+    pub untyped: bool,
     /// Fields we do not know, put behind those we do.
     pub other: BTreeMap<String, Value>,
 }
@@ -65,6 +67,7 @@ impl Default for Draft {
             subject: None,
             annotations: BTreeMap::new(),
             image_spec: ImageSpec::V1_1,
+            untyped: false,
             other: BTreeMap::new(),
         }
     }
@@ -138,7 +141,8 @@ pub struct Packed {
 #[serde(rename_all = "camelCase")]
 struct Fields<'a> {
     schema_version: u8,
-    media_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_type: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     artifact_type: Option<&'a str>,
     config: &'a Descriptor,
@@ -193,7 +197,7 @@ impl Draft {
         }
         let fields = Fields {
             schema_version: 2,
-            media_type: &self.media_type,
+            media_type: Some(self.media_type.as_str()).filter(|_| !self.untyped),
             artifact_type: artifact_type.as_deref(),
             config: config.descriptor(),
             layers: layers.iter().map(LayerPart::descriptor).collect(),

@@ -8,7 +8,9 @@ use bytes::Bytes;
 
 use super::describe::{describe, differs, expect_size};
 use super::draft::{Making, Plan};
+use super::habits::Habits;
 use super::pieces::{self, Piece};
+use super::possible::CONFIG_LIMIT;
 use super::publication::{Publication, Publications, Written};
 use super::since::Since;
 use super::{Base, CommitOptions, Committed, Publisher, expect_changeable, unsupported};
@@ -19,7 +21,7 @@ use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::mount::overlay::{Change, Frozen, Overlay};
 use crate::oci::{Descriptor, Digest, ImageManifest, Manifest, Name, Reference, Tag, media_type};
 use crate::ops::{self, Progress, PushOptions};
-use crate::store::{Body, HOME, Target};
+use crate::store::{Body, HOME, SourceExt as _, Target};
 
 /// One artifact on its way.
 pub(super) struct Branch<'a> {
@@ -36,6 +38,8 @@ struct Ground {
     /// What its files came from.
     root: Arc<dyn Folder>,
     image: ImageManifest,
+    /// Its config, if that tells of its layers.
+    config: Option<Bytes>,
     /// What it is the next version of, if of any.
     parent: Option<Parent>,
 }
@@ -69,6 +73,7 @@ impl<'a> Branch<'a> {
             parent: ground.parent.as_ref().map_or(&ground.image, |parent| &parent.image),
             scratch: scratch.path(),
             options: self.options,
+            config: ground.config.as_deref(),
         };
         let Plan { mut draft, left_out } = making.plan().await?;
         if ground.parent.is_none() {
@@ -157,11 +162,18 @@ impl<'a> Branch<'a> {
             None => false,
         };
         let Some((donor, artifact)) = base.filter(|_| changeable) else {
-            let ground = Ground { root: nothing(), image: empty()?, parent: self.published()? };
+            let ground = Ground { root: nothing(), image: empty()?, config: None, parent: self.published()? };
             return Ok((pieces::seen_from_nowhere(frozen), piece.changes.clone(), ground));
         };
         let Manifest::Image(image) = &artifact.manifest else {
             return Err(unsupported(&artifact.reference, "it is an index"));
+        };
+        let tells = Habits::of(image).is_some_and(|habits| habits.tells_in_config());
+        let config = match image.config.as_ref().filter(|_| tells) {
+            Some(config) => {
+                Some(artifact.source.fetch_all(config, CONFIG_LIMIT).await.doing(|| "read the config")?)
+            }
+            None => None,
         };
         let seen = if donor.is_empty() { frozen.clone() } else { pieces::seen_from(frozen, &donor) };
         let changes = if piece.is_own() {
@@ -170,8 +182,12 @@ impl<'a> Branch<'a> {
             pieces::changes_from(&seen, &artifact.root).await?
         };
         let begun = Parent { digest: artifact.descriptor.digest.clone(), image: image.clone() };
-        let ground =
-            Ground { root: artifact.root, image: image.clone(), parent: self.published()?.or(Some(begun)) };
+        let ground = Ground {
+            root: artifact.root,
+            image: image.clone(),
+            config,
+            parent: self.published()?.or(Some(begun)),
+        };
         Ok((seen, changes, ground))
     }
 

@@ -14,11 +14,12 @@ use serde_json::Value;
 
 use super::CommitOptions;
 use super::folders::{self, FolderUnit};
+use super::habits::{About, Habits, has_metadata, has_path};
 use super::items::{self, Bytes, Item, What, is_below};
 use crate::artifact::attributes::{self, AttributesEntry, AttributesLayer};
-use crate::artifact::names;
 use crate::artifact::pack::{ConfigPart, Draft, LayerPart, TITLE};
 use crate::artifact::tree::Folder;
+use crate::artifact::{names, producers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::overlay::{Change, Frozen};
 use crate::oci::{Descriptor, Digest, ImageManifest, media_type};
@@ -42,6 +43,8 @@ pub(super) struct Making<'a> {
     pub(super) parent: &'a ImageManifest,
     pub(super) scratch: &'a Path,
     pub(super) options: &'a CommitOptions,
+    /// The base's config, if it tells of its layers.
+    pub(super) config: Option<&'a [u8]>,
 }
 
 /// A layer of the parent, to be taken over.
@@ -59,6 +62,8 @@ struct Unit {
     bytes: Option<Bytes>,
     /// The layer it is, or began as.
     layer: Option<Arc<Descriptor>>,
+    /// What its producer may say of it.
+    about: Option<About>,
 }
 
 impl Making<'_> {
@@ -71,7 +76,8 @@ impl Making<'_> {
         }
         let unpacked = slots.iter().filter(|slot| slot.unpacked).filter_map(|slot| slot.path.clone());
         let mut folders = folders::find(unpacked.collect(), &items, self.changes);
-        if self.options.pack {
+        let habits = Habits::of(self.base);
+        if self.options.pack && habits.is_none() {
             folders::add_new(&mut folders, &items);
         }
         let dirty = |path: &[u8]| {
@@ -80,7 +86,10 @@ impl Making<'_> {
         let all = self.options.preserve;
         let items = items::open(items, self.frozen.owner, |path| all || dirty(path)).await?;
         let (units, mut said, inside) = self.sort(items, &folders, &mut left_out)?;
-        let mut filled = fill(&slots, units)?;
+        if let (Some(unsaid), true) = (said.first(), habits.is_some()) {
+            return Err(no_words(&unsaid.path, "is more than a file with a mode"));
+        }
+        let mut filled = fill(&slots, units, habits)?;
         let mut packed = self.pack(&slots, &folders, inside).await?;
         let files = hashed(std::mem::take(&mut filled.units)).await?;
         let mut parts: Vec<Option<LayerPart>> = Vec::new();
@@ -108,6 +117,9 @@ impl Making<'_> {
             }));
         }
         draft.layers = layers.chain(parts).flatten().collect();
+        if let (Some(habits), Some(config)) = (habits, self.config) {
+            habits.tell(config, &mut draft)?;
+        }
         said.sort();
         if !said.is_empty() {
             let (descriptor, bytes) = AttributesLayer { entries: said }.seal()?;
@@ -128,6 +140,7 @@ impl Making<'_> {
         })?;
         let mut other: BTreeMap<String, Value> = serde_json::from_slice(&self.parent.raw)
             .map_err(|error| Error::with_source(ErrorKind::Invalid, "read the manifest again", error))?;
+        let untyped = !other.contains_key("mediaType");
         for known in
             ["schemaVersion", "mediaType", "artifactType", "config", "layers", "subject", "annotations"]
         {
@@ -140,6 +153,7 @@ impl Making<'_> {
             subject: self.parent.subject.clone(),
             annotations: self.parent.annotations.clone(),
             other,
+            untyped,
             ..Draft::default()
         })
     }
@@ -175,6 +189,7 @@ impl Making<'_> {
                 inside.push((owner, item));
                 continue;
             }
+            let about = About::of(&item);
             let mut entry = AttributesEntry::default();
             if !kept {
                 entry = self.entry(&item, &before)?;
@@ -187,7 +202,13 @@ impl Making<'_> {
                     for layer in self.base.layers.iter().filter(|layer| !is_unpacked(layer)).filter(shown) {
                         let path = shown_at(layer, self.base).unwrap_or_default();
                         let layer = Some(Arc::new(layer.clone()));
-                        units.push(Unit { origin: Some(path.clone()), path, bytes: None, layer });
+                        units.push(Unit {
+                            origin: Some(path.clone()),
+                            path,
+                            bytes: None,
+                            layer,
+                            about: None,
+                        });
                     }
                     let below = |entry: &&AttributesEntry| {
                         let path = entry.path.as_bytes();
@@ -213,7 +234,8 @@ impl Making<'_> {
                     said.push(entry);
                 }
                 What::File { content, layer } => {
-                    entry.mode = Some(item.mode).filter(|mode| *mode != 0o644);
+                    let strict = Habits::of(self.base).is_some();
+                    entry.mode = Some(item.mode).filter(|mode| *mode != 0o644 && !strict);
                     let first = item.twin.and_then(|twin| first_names.get(&twin));
                     if let Some(first) = first.filter(|first| **first != item.path) {
                         let hardlink = Some(text(first)?);
@@ -223,7 +245,7 @@ impl Making<'_> {
                         said.push(entry);
                     }
                     let (path, origin) = (item.path, item.origin);
-                    units.push(Unit { path, origin, bytes: Some(content), layer });
+                    units.push(Unit { path, origin, bytes: Some(content), layer, about: Some(about) });
                 }
             }
         }
@@ -309,11 +331,21 @@ fn first_names(items: &[Item], folders: &[FolderUnit]) -> HashMap<u64, Vec<u8>> 
 /// Places with what fills them, and the files that do.
 struct Filled {
     slots: Vec<Option<LayerPart>>,
-    units: Vec<(Option<usize>, Descriptor, Option<Bytes>)>,
+    units: Vec<Filling>,
+}
+
+/// A file on its way to be a layer.
+struct Filling {
+    at: Option<usize>,
+    descriptor: Descriptor,
+    /// Its bytes, if they are to be hashed.
+    bytes: Option<Bytes>,
+    /// What is to be said of it in its producer's words.
+    about: Option<About>,
 }
 
 /// Gives each file its place: its name's, else the one it had, else none.
-fn fill(slots: &[Slot], units: Vec<Unit>) -> Result<Filled> {
+fn fill(slots: &[Slot], units: Vec<Unit>, habits: Option<Habits<'_>>) -> Result<Filled> {
     let places: HashMap<&[u8], usize> = slots
         .iter()
         .enumerate()
@@ -339,14 +371,33 @@ fn fill(slots: &[Slot], units: Vec<Unit>) -> Result<Filled> {
         let mut descriptor = match (&unit.layer, at) {
             (Some(layer), _) => Descriptor::clone(layer),
             (None, Some(at)) => slots[at].layer.clone(),
-            (None, None) => Descriptor::new(media_type::IMAGE_LAYER, Digest::of(b""), 0),
+            (None, None) => match habits {
+                Some(habits) => habits.new_layer(&text(&unit.path)?)?,
+                None => Descriptor::new(media_type::IMAGE_LAYER, Digest::of(b""), 0),
+            },
         };
+        let is_new = unit.layer.is_none() && at.is_none();
         let same = path_of(&descriptor).or_else(|| Some(names::of_digest(&descriptor.digest)));
-        if same.as_deref() != Some(&unit.path) {
+        let renamed = same.as_deref() != Some(&unit.path);
+        if renamed && !has_path(&descriptor) {
+            if habits.is_some() && descriptor.annotation(TITLE).is_none() {
+                return Err(no_words(&text(&unit.path)?, "has another name than its kind gives it"));
+            }
             descriptor.annotations.insert(TITLE.into(), text(&unit.path)?);
         }
         let unchanged = unit.layer.is_some() && !matches!(&unit.bytes, Some(Bytes::Staged(_)));
-        filled.units.push((at, descriptor, unit.bytes.filter(|_| !unchanged)));
+        let about = unit.about.filter(|_| habits.is_some()).map(|about| About { new: is_new, ..about });
+        let about = match about {
+            Some(about) if has_metadata(&descriptor) => Some(about).filter(|about| {
+                is_new || renamed || !unchanged || producers::told(&descriptor).0 != Some(about.mode)
+            }),
+            Some(about) if about.mode != 0o644 => {
+                return Err(no_words(&about.path, "has a mode other than 0644"));
+            }
+            about => about.filter(|_| is_new || renamed || !unchanged),
+        };
+        let bytes = unit.bytes.filter(|_| !unchanged);
+        filled.units.push(Filling { at, descriptor, bytes, about });
     }
     filled.slots =
         slots.iter().map(|slot| slot.path.is_none().then(|| LayerPart::Known(slot.layer.clone()))).collect();
@@ -354,12 +405,17 @@ fn fill(slots: &[Slot], units: Vec<Unit>) -> Result<Filled> {
 }
 
 /// Finds out the digests of files that changed, several at a time, on threads that may wait.
-async fn hashed(
-    units: Vec<(Option<usize>, Descriptor, Option<Bytes>)>,
-) -> Result<Vec<(Option<usize>, LayerPart)>> {
+async fn hashed(units: Vec<Filling>) -> Result<Vec<(Option<usize>, LayerPart)>> {
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let hashing = units.into_iter().map(|(at, mut descriptor, bytes)| async move {
-        let Some(bytes) = bytes else { return Ok((at, LayerPart::Known(descriptor))) };
+    let hashing = units.into_iter().map(|Filling { at, mut descriptor, bytes, about }| async move {
+        let describe = |descriptor: &mut Descriptor| match &about {
+            Some(about) => Habits::describe(descriptor, about),
+            None => Ok(()),
+        };
+        let Some(bytes) = bytes else {
+            describe(&mut descriptor)?;
+            return Ok((at, LayerPart::Known(descriptor)));
+        };
         let content = bytes.content()?;
         let hashing = content.clone();
         let digest = tokio::task::spawn_blocking(move || hashing.hash())
@@ -370,6 +426,7 @@ async fn hashed(
         }
         (descriptor.digest, descriptor.size) = (digest, content.size());
         (descriptor.data, descriptor.urls) = (None, None);
+        describe(&mut descriptor)?;
         let body = content.body(&descriptor);
         Ok((at, LayerPart::New { descriptor, body }))
     });
@@ -390,7 +447,8 @@ fn slot(layer: &Descriptor, any_named: bool) -> Slot {
 }
 
 fn any_named(image: &ImageManifest) -> bool {
-    image.config.iter().chain(&image.layers).any(|layer| layer.annotation(TITLE).is_some())
+    let named = |layer: &Descriptor| layer.annotation(TITLE).is_some() || has_path(layer);
+    image.config.iter().chain(&image.layers).any(named)
 }
 
 /// Where a layer is shown.
@@ -398,8 +456,16 @@ fn shown_at(layer: &Descriptor, image: &ImageManifest) -> Option<Vec<u8>> {
     slot(layer, any_named(image)).path
 }
 
-/// The path a layer's title means.
+fn no_words(path: &str, what: &str) -> Error {
+    let why = format!("{path}: an artifact of this kind has no place for it: it {what}");
+    Error::new(ErrorKind::Unsupported, why)
+}
+
+/// The path a layer says, or its title means.
 fn path_of(layer: &Descriptor) -> Option<Vec<u8>> {
+    if let Some(path) = producers::file_path(layer) {
+        return Some(path.join(&b'/'));
+    }
     let clean = names::clean(layer.annotation(TITLE)?.as_bytes()).ok()?;
     Some(clean.components.join(&b'/'))
 }

@@ -19,6 +19,7 @@ mod content;
 mod describe;
 mod draft;
 mod folders;
+mod habits;
 mod items;
 mod pieces;
 mod possible;

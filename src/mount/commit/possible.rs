@@ -1,5 +1,6 @@
 //! What cannot be changed, told before anything is.
 
+use super::habits::Habits;
 use super::unsupported;
 use crate::artifact::Artifact;
 use crate::error::{Context as _, Result};
@@ -7,19 +8,14 @@ use crate::oci::{ImageManifest, media_type};
 use crate::store::SourceExt as _;
 
 /// Longer configs tell more than anybody needs to know of layers.
-const CONFIG_LIMIT: u64 = 8 << 20;
+pub(super) const CONFIG_LIMIT: u64 = 8 << 20;
 
 /// A config that has a list of its layers, but of what?
 const IMAGE_CONFIGS: [&str; 2] = [media_type::IMAGE_CONFIG, "application/vnd.docker.container.image.v1+json"];
 
 /// Configs that tell of their layers, and cannot be made anew, with what to do instead.
-const OTHERS: [(&str, &str); 5] = [
-    ("application/vnd.docker.ai.model.config.v0.1+json", "make it anew with docker model package"),
-    ("application/vnd.cncf.model.config.v1+json", "make it anew with modctl"),
-    ("application/vnd.kitops.modelkit.config.v1+json", "make it anew with kit pack"),
-    ("application/vnd.cncf.helm.config.v1+json", "make it anew with helm package"),
-    ("application/vnd.wasm.config.v0+json", "make it anew with wkg"),
-];
+const OTHERS: [(&str, &str); 1] =
+    [("application/vnd.cncf.helm.config.v1+json", "make it anew with helm package")];
 
 /// [`Unsupported`](crate::error::ErrorKind::Unsupported) if a commit of `artifact` would contradict its config.
 pub(super) async fn expect(artifact: &Artifact, image: &ImageManifest) -> Result<()> {
@@ -32,6 +28,9 @@ pub(super) async fn expect(artifact: &Artifact, image: &ImageManifest) -> Result
     let kind = media_type::essence(&config.media_type);
     if let Some((_, instead)) = OTHERS.iter().find(|(known, _)| media_type::same(known, kind)) {
         let why = format!("its config ({kind}) tells of its layers; {instead}");
+        return Err(unsupported(&artifact.reference, &why));
+    }
+    if let Some(why) = Habits::of(image).and_then(|habits| habits.obstacle()) {
         return Err(unsupported(&artifact.reference, &why));
     }
     // ORAS gives that type to things that are no images: those say nothing of layers.
