@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use artifs::ErrorKind;
 use artifs::artifact::View;
 use artifs::location::{CacheUse, Location, Opened};
 use artifs::mount::{self, CommitOptions, Ended, Options, Root, Verify};
@@ -135,7 +136,14 @@ impl Mount {
         let mut signals = Signals::listen()?;
         let (root, cache, reference) = self.root()?;
         let log = if self.background_half { Some(Log::create()?) } else { None };
+        let begins = self.begins(&root);
         let starting = mount::Mount::start(root, self.options(reference, log.as_ref())?, cache);
+        let starting = async {
+            starting.await.map_err(|error| match begins {
+                Some(how) if error.kind() == ErrorKind::NotFound => Failure::from(error).help(how),
+                _ => error.into(),
+            })
+        };
         let mount = match started(starting, &mut signals, &self.mountpoint).await {
             Ok(mount) => mount,
             Err(failure) => {
@@ -184,6 +192,14 @@ impl Mount {
             (Opened::Catalog { catalog, namespace }, _) => Root::Catalog { catalog, namespace, view },
         };
         Ok((root, stack.cache, reference))
+    }
+
+    /// How an artifact is begun that is not there to be changed.
+    fn begins(&self, root: &Root) -> Option<String> {
+        let Root::Artifact { name: Name::Tag(tag), .. } = root else { return None };
+        let repository = self.reference.strip_suffix(&format!(":{tag}")).filter(|_| self.writable)?;
+        let folder = self.mountpoint.display();
+        Some(format!("To begin it: artifs mount --rw {repository} {folder}, and then: mkdir {folder}/{tag}"))
     }
 
     fn options(&self, reference: String, log: Option<&Log>) -> Result<Options> {
@@ -301,7 +317,7 @@ impl Signals {
 /// Waits for the mount. A signal ends the waiting; but a mount that is there already must not be left behind dead, so
 /// that it is ended as soon as it can be.
 async fn started(
-    starting: impl Future<Output = artifs::Result<mount::Mount>>,
+    starting: impl Future<Output = Result<mount::Mount>>,
     signals: &mut Signals,
     mountpoint: &Path,
 ) -> Result<mount::Mount> {
@@ -311,7 +327,7 @@ async fn started(
         tokio::select! {
             mount = &mut starting => {
                 signals.pending |= asked;
-                return Ok(mount?);
+                return mount;
             }
             () = signals.next(), if !asked => {
                 let path = mountpoint.canonicalize().unwrap_or_else(|_| mountpoint.to_owned());
