@@ -487,3 +487,33 @@ async fn what_a_neighbour_has_is_taken_from_there() {
     assert_eq!(puts(&registry, Endpoint::Upload), 1, "the small file is sent");
     assert!(registry.has_blob("r", &Digest::of(&weights)));
 }
+
+/// What a layer says of its path follows the file into another artifact.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_models_file_is_copied_under_another_name() {
+    const FILEPATH: &str = "org.cncf.model.filepath";
+    let registry = Registry::start();
+    let weight = "application/vnd.cncf.model.weight.v1.raw";
+    let model = Artifact::new().unnamed(weight, "weights").layer_annotation(FILEPATH, "m/a.bin");
+    Artifact::new().file("note", "note").tag("o").push(&registry, "r");
+    let before = model.tag("v1").push(&registry, "r").digest;
+    let mut stand = Stand::new(repository(&registry.host().to_string())).await;
+    stand.cp(&["-r"], "v1", "v2");
+    fs::create_dir(stand.at("v3")).unwrap();
+    stand.cp(&[], "v1/m/a.bin", "v3/b.bin");
+    stand.cp(&[], "o/note", "v3/note");
+    std::os::unix::fs::symlink("b.bin", stand.at("v3/latest")).unwrap();
+    let Ended::Published(_) = stand.unmount().await else { panic!("not published") };
+    assert_eq!(stand.digest("v2").await, Some(before));
+    let layers = stand.image("v3").await.layers;
+    let copied = layers.iter().find(|layer| layer.digest == Digest::of(b"weights")).unwrap();
+    assert_eq!(copied.annotations[FILEPATH], "b.bin");
+
+    stand.mount().await;
+    assert_eq!(fs::read_to_string(stand.at("v3/latest")).unwrap(), "weights");
+    fs::write(stand.at("v3/note"), "edited").unwrap();
+    let Ended::Published(_) = stand.unmount().await else { panic!("not published") };
+    stand.mount().await;
+    assert_eq!(fs::read_to_string(stand.at("v3/note")).unwrap(), "edited");
+    assert_eq!(fs::read_link(stand.at("v3/latest")).unwrap(), PathBuf::from("b.bin"));
+}

@@ -386,12 +386,15 @@ fn fill(slots: &[Slot], units: Vec<Unit>, habits: Option<Habits<'_>>) -> Result<
             descriptor.annotations.insert(TITLE.into(), text(&unit.path)?);
         }
         let unchanged = unit.layer.is_some() && !matches!(&unit.bytes, Some(Bytes::Staged(_)));
-        let about = unit.about.filter(|_| habits.is_some()).map(|about| About { new: is_new, ..about });
+        let about = unit
+            .about
+            .filter(|_| habits.is_some() || has_path(&descriptor))
+            .map(|about| About { new: is_new, ..about });
         let about = match about {
             Some(about) if has_metadata(&descriptor) => Some(about).filter(|about| {
                 is_new || renamed || !unchanged || producers::told(&descriptor).0 != Some(about.mode)
             }),
-            Some(about) if about.mode != 0o644 => {
+            Some(about) if about.mode != 0o644 && habits.is_some() => {
                 return Err(no_words(&about.path, "has a mode other than 0644"));
             }
             about => about.filter(|_| is_new || renamed || !unchanged),

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::items::Item;
+use crate::artifact::attributes::is_attributes;
 use crate::artifact::pack::{ConfigPart, Draft, LayerPart, TITLE};
 use crate::artifact::producers::{FILE_METADATA, FILE_PATHS, file_path};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,7 +39,8 @@ impl<'a> Habits<'a> {
     pub(super) fn of(base: &'a ImageManifest) -> Option<Self> {
         let kind = base.config.as_ref().map_or("", |config| media_type::essence(&config.media_type));
         let lists = LISTS.iter().any(|(known, _)| media_type::same(known, kind));
-        let tells = lists || media_type::same(kind, KITOPS) || base.layers.iter().any(has_path);
+        let words = base.layers.iter().any(has_path) && !base.layers.iter().any(is_attributes);
+        let tells = lists || media_type::same(kind, KITOPS) || words;
         tells.then_some(Self { base, kind })
     }
 
