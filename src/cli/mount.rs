@@ -138,12 +138,12 @@ impl Mount {
         let log = if self.background_half { Some(Log::create()?) } else { None };
         let begins = self.begins(&root);
         let starting = mount::Mount::start(root, self.options(reference, log.as_ref())?, cache);
-        let starting = async {
+        let starting = Box::pin(async {
             starting.await.map_err(|error| match begins {
                 Some(how) if error.kind() == ErrorKind::NotFound => Failure::from(error).help(how),
                 _ => error.into(),
             })
-        };
+        });
         let mount = match started(starting, &mut signals, &self.mountpoint).await {
             Ok(mount) => mount,
             Err(failure) => {
