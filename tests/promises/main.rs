@@ -6,4 +6,5 @@
 mod ends;
 mod home;
 mod killed;
+mod programs;
 mod trouble;
