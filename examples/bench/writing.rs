@@ -24,8 +24,10 @@ pub(crate) fn all(server: &Server, work: &Path, rounds: usize, report: &mut Repo
     make_files(&local, None);
     let packed = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&local).arg("files").status();
     assert!(packed.is_ok_and(|status| status.success()), "tar failed");
+    let mut mounts = Vec::new();
     for (how, options) in WAYS {
-        let mounted = Mounted::fresh(work, &server.write_reference(), &how.replace(' ', "-"), options);
+        let reference = server.write_reference();
+        let mounted = Mounted::fresh(work, &reference, &how.replace(' ', "-"), options);
         let there = mounted.folder();
         let mut number = 0;
         // ext4 takes a detour around the inodes of files removed in the last minutes, so the small ones stay.
@@ -50,8 +52,10 @@ pub(crate) fn all(server: &Server, work: &Path, rounds: usize, report: &mut Repo
         report.compare(&format!("make 10,000 files of 4 KiB, {how}"), &peers);
         let peers = pair(&|place, mount| unpack(&archive, place, mount));
         report.compare(&format!("tar x of 10,000 files of 4 KiB, {how}"), &peers);
-        mounted.remove();
+        // Removed when all is measured, for the same reason.
+        mounts.push(mounted);
     }
+    mounts.into_iter().for_each(Mounted::remove);
 }
 
 fn write(path: &Path, mount: Option<&Mounted>) -> Cost {
