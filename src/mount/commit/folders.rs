@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::sync::Arc;
 
-use super::draft::{Making, text};
+use super::draft::Making;
 use super::items::{Item, What, is_below};
+use super::slots::text;
 use crate::artifact::attributes::OWNERS;
 use crate::artifact::from_dir::{CONTENT_DIGEST, CONTENT_UNPACK, FolderWriter};
 use crate::artifact::go_tar::{Kind, Member};

@@ -11,7 +11,8 @@
 //! a commit is tried again. What of the tree cannot be published (devices, links that lead outside) is reported.
 //!
 //! - `pieces`: the tree by artifacts · `branch`: one of them, published · `tags`: where its tags have to be
-//! - `items`, `folders`, `draft`, `content`: from a tree to a draft · `describe`: what the manifest says of itself
+//! - `items`, `folders`, `slots`, `draft`, `content`: from a tree to a draft · `habits`: told in the producer's words
+//! - `describe`: what the manifest says of itself
 //! - `possible`: what cannot be changed · `publication`, `since`: what was published, and what came after
 
 mod branch;
@@ -25,6 +26,7 @@ mod pieces;
 mod possible;
 mod publication;
 mod since;
+mod slots;
 mod tags;
 
 use std::collections::BTreeMap;
