@@ -83,6 +83,10 @@ struct Pushing {
 }
 
 impl Progress for Pushing {
+    fn preparing(&self, name: &str, _size: u64) {
+        let _ = writeln!(io::stdout(), "Preparing {}", printable(name));
+    }
+
     fn started(&self, what: &Descriptor, name: &str) {
         self.lines.say("Uploading", what, name);
     }
@@ -112,8 +116,13 @@ fn short(digest: &Digest) -> &str {
 struct Bars {
     all: MultiProgress,
     running: Mutex<HashMap<Digest, ProgressBar>>,
+    /// By name, as long as there is no digest.
+    preparing: Mutex<HashMap<String, ProgressBar>>,
     pushes: bool,
 }
+
+/// Files are hashed faster than this is read.
+const SOON_DONE: u64 = 64 << 20;
 
 impl Bars {
     fn running(&self) -> MutexGuard<'_, HashMap<Digest, ProgressBar>> {
@@ -130,6 +139,29 @@ impl Bars {
 }
 
 impl Progress for Bars {
+    fn preparing(&self, name: &str, size: u64) {
+        if size < SOON_DONE {
+            return;
+        }
+        let bar = self.all.add(ProgressBar::new(size));
+        bar.set_style(style(
+            "{spinner} [{bar:20}]({bytes_per_sec}) Preparing {msg}  {bytes}/{total_bytes}  {percent}%  {elapsed}",
+        ));
+        bar.set_message(printable(name).into_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        self.preparing.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), bar);
+    }
+
+    fn prepared(&self, name: &str, bytes: u64) {
+        let mut preparing = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bar) = preparing.get(name) else { return };
+        bar.inc(bytes);
+        if bar.length().is_none_or(|length| bar.position() >= length) {
+            bar.finish_and_clear();
+            preparing.remove(name);
+        }
+    }
+
     fn started(&self, what: &Descriptor, name: &str) {
         let bar = self.all.add(ProgressBar::new(what.size));
         bar.set_style(style(

@@ -56,7 +56,8 @@ enum Answer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Event {
     step: Step,
-    what: Descriptor,
+    /// Nothing is known yet of what is only looked at.
+    what: Option<Descriptor>,
     /// Its name, or nothing.
     name: String,
     bytes: u64,
@@ -65,6 +66,8 @@ pub(super) struct Event {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Step {
+    Preparing,
+    Prepared,
     Started,
     Advanced,
     Finished,
@@ -74,42 +77,53 @@ enum Step {
 
 impl Event {
     fn tell(&self, progress: &dyn Progress) {
-        match self.step {
-            Step::Started => progress.started(&self.what, &self.name),
-            Step::Advanced => progress.advanced(&self.what, self.bytes),
-            Step::Finished => progress.finished(&self.what, &self.name),
-            Step::Mounted => progress.mounted(&self.what, &self.name),
-            Step::Skipped => progress.skipped(&self.what, &self.name),
+        match (self.step, &self.what) {
+            (Step::Preparing, _) => progress.preparing(&self.name, self.bytes),
+            (Step::Prepared, _) => progress.prepared(&self.name, self.bytes),
+            (Step::Started, Some(what)) => progress.started(what, &self.name),
+            (Step::Advanced, Some(what)) => progress.advanced(what, self.bytes),
+            (Step::Finished, Some(what)) => progress.finished(what, &self.name),
+            (Step::Mounted, Some(what)) => progress.mounted(what, &self.name),
+            (Step::Skipped, Some(what)) => progress.skipped(what, &self.name),
+            (_, None) => {}
         }
     }
 }
 
 /// Tells everybody who watches.
 impl Progress for Running {
+    fn preparing(&self, name: &str, size: u64) {
+        self.tell(Step::Preparing, None, name, size);
+    }
+
+    fn prepared(&self, name: &str, bytes: u64) {
+        self.tell(Step::Prepared, None, name, bytes);
+    }
+
     fn started(&self, what: &Descriptor, name: &str) {
-        self.tell(Step::Started, what, name, 0);
+        self.tell(Step::Started, Some(what), name, 0);
     }
 
     fn advanced(&self, what: &Descriptor, bytes: u64) {
-        self.tell(Step::Advanced, what, "", bytes);
+        self.tell(Step::Advanced, Some(what), "", bytes);
     }
 
     fn finished(&self, what: &Descriptor, name: &str) {
-        self.tell(Step::Finished, what, name, 0);
+        self.tell(Step::Finished, Some(what), name, 0);
     }
 
     fn mounted(&self, what: &Descriptor, name: &str) {
-        self.tell(Step::Mounted, what, name, 0);
+        self.tell(Step::Mounted, Some(what), name, 0);
     }
 
     fn skipped(&self, what: &Descriptor, name: &str) {
-        self.tell(Step::Skipped, what, name, 0);
+        self.tell(Step::Skipped, Some(what), name, 0);
     }
 }
 
 impl Running {
-    fn tell(&self, step: Step, what: &Descriptor, name: &str, bytes: u64) {
-        let what = Descriptor::new(&what.media_type, what.digest.clone(), what.size);
+    fn tell(&self, step: Step, what: Option<&Descriptor>, name: &str, bytes: u64) {
+        let what = what.map(|what| Descriptor::new(&what.media_type, what.digest.clone(), what.size));
         let event = Event { step, what, name: name.to_owned(), bytes };
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         watchers.retain(|watcher| watcher.send(event.clone()).is_ok());

@@ -18,6 +18,10 @@ pub use untag::untag;
 
 /// Who watches a verb at work. Called from several tasks at once; must be quick. `()` watches nothing.
 pub trait Progress: Send + Sync {
+    /// A local file of so many bytes is read for its digest.
+    fn preparing(&self, _name: &str, _size: u64) {}
+    /// So many more bytes of it are.
+    fn prepared(&self, _name: &str, _bytes: u64) {}
     /// The transfer of `what` begins; `name` is its path or media type.
     fn started(&self, _what: &Descriptor, _name: &str) {}
     /// So many more bytes of it are here.

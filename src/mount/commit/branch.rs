@@ -73,6 +73,7 @@ impl<'a> Branch<'a> {
             parent: ground.parent.as_ref().map_or(&ground.image, |parent| &parent.image),
             scratch: scratch.path(),
             options: self.options,
+            progress: self.progress,
             config: ground.config.as_deref(),
         };
         let Plan { mut draft, left_out } = making.plan().await?;

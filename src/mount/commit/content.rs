@@ -124,11 +124,12 @@ impl Content {
         self.expect_same()
     }
 
-    /// Its digest. For a thread that may wait.
-    pub(super) fn hash(&self) -> Result<Digest> {
+    /// Its digest; `told` hears of bytes that went into it. For a thread that may wait.
+    pub(super) fn hash(&self, told: impl Fn(u64)) -> Result<Digest> {
         let mut hasher = Hasher::for_algorithm("sha256")?;
         self.each(|bytes| {
             hasher.update(bytes);
+            told(bytes.len() as u64);
             Ok(())
         })?;
         Ok(hasher.finish())

@@ -22,6 +22,7 @@ use crate::artifact::tree::Folder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::overlay::{Change, Frozen};
 use crate::oci::{Descriptor, ImageManifest};
+use crate::ops::Progress;
 use crate::store::Body;
 
 /// What is to be published, and what of the tree cannot be.
@@ -42,6 +43,7 @@ pub(super) struct Making<'a> {
     pub(super) parent: &'a ImageManifest,
     pub(super) scratch: &'a Path,
     pub(super) options: &'a CommitOptions,
+    pub(super) progress: &'a dyn Progress,
     /// The base's config, if it tells of its layers.
     pub(super) config: Option<&'a [u8]>,
 }
@@ -71,7 +73,7 @@ impl Making<'_> {
         }
         let mut filled = fill(&slots, units, habits)?;
         let mut packed = self.pack(&slots, &folders, inside).await?;
-        let files = hashed(std::mem::take(&mut filled.units)).await?;
+        let files = hashed(std::mem::take(&mut filled.units), self.progress).await?;
         let mut parts: Vec<Option<LayerPart>> = Vec::new();
         for (at, part) in files {
             let taken = at.map(|at| &mut filled.slots[at]);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
+use super::content::Content;
 use super::habits::{About, Habits, has_metadata, has_path};
 use super::items::Bytes;
 use crate::artifact::attributes;
@@ -12,6 +13,7 @@ use crate::artifact::pack::{LayerPart, TITLE};
 use crate::artifact::{names, producers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::oci::{Descriptor, Digest, ImageManifest, media_type};
+use crate::ops::Progress;
 
 /// A layer of the parent, to be taken over.
 pub(super) struct Slot {
@@ -112,7 +114,10 @@ pub(super) fn fill(slots: &[Slot], units: Vec<Unit>, habits: Option<Habits<'_>>)
 }
 
 /// Finds out the digests of files that changed, several at a time, on threads that may wait.
-pub(super) async fn hashed(units: Vec<Filling>) -> Result<Vec<(Option<usize>, LayerPart)>> {
+pub(super) async fn hashed(
+    units: Vec<Filling>,
+    progress: &dyn Progress,
+) -> Result<Vec<(Option<usize>, LayerPart)>> {
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let hashing = units.into_iter().map(|Filling { at, mut descriptor, bytes, about }| async move {
         let describe = |descriptor: &mut Descriptor| match &about {
@@ -124,10 +129,7 @@ pub(super) async fn hashed(units: Vec<Filling>) -> Result<Vec<(Option<usize>, La
             return Ok((at, LayerPart::Known(descriptor)));
         };
         let content = bytes.content()?;
-        let hashing = content.clone();
-        let digest = tokio::task::spawn_blocking(move || hashing.hash())
-            .await
-            .map_err(|error| Error::with_source(ErrorKind::Io, "hashing ended early", error))??;
+        let digest = digest_of(&content, descriptor.annotation(TITLE).unwrap_or_default(), progress).await?;
         if digest == descriptor.digest && descriptor.size == content.size() && descriptor.size > 0 {
             return Ok((at, LayerPart::Known(descriptor)));
         }
@@ -138,6 +140,26 @@ pub(super) async fn hashed(units: Vec<Filling>) -> Result<Vec<(Option<usize>, La
         Ok((at, LayerPart::New { descriptor, body }))
     });
     futures_util::stream::iter(hashing).buffered(threads).try_collect().await
+}
+
+async fn digest_of(content: &Content, name: &str, progress: &dyn Progress) -> Result<Digest> {
+    progress.preparing(name, content.size());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let content = content.clone();
+    let mut hashing = tokio::task::spawn_blocking(move || {
+        content.hash(|bytes| {
+            // Who does not listen any more has given up.
+            let _ = tell.send(bytes);
+        })
+    });
+    let hashed = loop {
+        tokio::select! {
+            biased;
+            Some(bytes) = told.recv() => progress.prepared(name, bytes),
+            hashed = &mut hashing => break hashed,
+        }
+    };
+    hashed.map_err(|error| Error::with_source(ErrorKind::Io, "hashing ended early", error))?
 }
 
 pub(super) fn slots(parent: &ImageManifest) -> Vec<Slot> {
