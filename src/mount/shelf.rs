@@ -41,15 +41,21 @@ impl Shelf {
     }
 
     /// What an artifact's folder is called by a person.
-    pub(super) fn reference(&self, name: &str) -> String {
-        format!("{}:{name}", self.base)
+    pub(super) fn reference(&self, name: &[u8]) -> String {
+        match tag(name) {
+            Some(tag) => self.reference_to(&tag),
+            None => format!("{}:{}", self.base, String::from_utf8_lossy(name)),
+        }
+    }
+
+    fn reference_to(&self, tag: &Tag) -> String {
+        format!("{}:{}", self.base, tag.as_str())
     }
 
     /// Says where a tag was when changes in it were begun. What is not a digest says nothing.
     pub(super) fn pin(&self, name: &[u8], digest: &str) {
         let Ok(digest) = digest.parse::<Digest>() else { return };
-        let reference = self.reference(&String::from_utf8_lossy(name));
-        let pin = self.make(Name::Digest(digest), reference);
+        let pin = self.make(Name::Digest(digest), self.reference(name));
         self.pins().insert(name.to_vec(), pin);
     }
 
@@ -68,10 +74,9 @@ impl Shelf {
 
     /// The artifact in a folder of the base.
     pub(super) async fn artifact(&self, name: &[u8]) -> Result<Artifact> {
-        let pin = self.known(name).ok_or_else(|| {
-            let name = String::from_utf8_lossy(name);
-            Error::new(ErrorKind::NotFound, format!("{}: not found", self.reference(&name)))
-        })?;
+        let pin = self
+            .known(name)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{}: not found", self.reference(name))))?;
         pin.artifact().await.cloned()
     }
 
@@ -82,7 +87,7 @@ impl Shelf {
     /// The folder of a tag, if `name` can mean one; whether it is there is seen when it is entered.
     pub(super) fn node(&self, name: &[u8]) -> Option<Node> {
         let tag = tag(name)?;
-        let reference = self.reference(tag.as_str());
+        let reference = self.reference_to(&tag);
         let mut pins = self.pins();
         let pin = pins.entry(name.to_vec()).or_insert_with(|| self.make(Name::Tag(tag), reference));
         Some(Node::Folder(Arc::clone(pin) as Arc<dyn Folder>))
@@ -157,7 +162,7 @@ impl Folder for Shelf {
 }
 
 /// The tag a folder's name means, if it can be one.
-fn tag(name: &[u8]) -> Option<Tag> {
+pub(super) fn tag(name: &[u8]) -> Option<Tag> {
     let name = std::str::from_utf8(name).ok().filter(|name| !name.starts_with('.'))?;
     name.parse().ok().or_else(|| tag_of(name))
 }

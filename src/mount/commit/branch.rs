@@ -224,7 +224,8 @@ impl<'a> Branch<'a> {
 
     /// Whether nothing was published under this name that these files came from.
     fn is_new(&mut self) -> bool {
-        !self.piece.is_own() && self.publication().published.is_none()
+        let begun = !self.piece.is_own() || self.publication().deleted;
+        begun && self.publication().published.is_none()
     }
 
     pub(super) fn target(&self) -> Result<&'a dyn Target> {
@@ -236,7 +237,7 @@ impl<'a> Branch<'a> {
     pub(super) fn reference(&self) -> String {
         match &self.publisher.base {
             Base::Artifact(..) => self.publisher.reference.clone(),
-            Base::Repository { shelf, .. } => shelf.reference(&self.piece.name),
+            Base::Repository { shelf, .. } => shelf.reference(self.piece.name.as_bytes()),
         }
     }
 

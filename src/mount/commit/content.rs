@@ -70,7 +70,8 @@ impl Content {
     /// The next bytes from `at` on, and whether they come from the base.
     fn piece(&self, at: u64, end: u64) -> (Range<u64>, bool) {
         let end = end.min(self.0.size).min(at.saturating_add(STRIDE));
-        match self.0.from_base.iter().find(|(_, to)| *to > at) {
+        let next = self.0.from_base.partition_point(|(_, to)| *to <= at);
+        match self.0.from_base.get(next) {
             Some((from, to)) if *from <= at => (at..end.min(*to), true),
             Some((from, _)) => (at..end.min(*from), false),
             None => (at..end, false),

@@ -206,15 +206,10 @@ impl Publisher {
         if let Base::Artifact(..) = &self.base {
             return Ok(vec![Piece::whole(frozen, changes)]);
         }
-        let mut pieces = pieces::of_repository(&frozen, &changes);
-        let there = |name: &str| frozen.entries.iter().any(|entry| entry.path == name.as_bytes());
-        // Published by this mount, and removed since.
-        for (name, told) in self.told().iter().filter(|(name, _)| !there(name)) {
-            if !told.deleted && !pieces.iter().any(|piece| piece.name == *name) {
-                pieces.push(Piece::gone(name));
-            }
-        }
-        Ok(pieces)
+        let told = self.told();
+        let published = told.iter().filter(|(_, told)| told.deleted || told.since.is_some());
+        let published = published.map(|(name, told)| (name.clone(), told.deleted)).collect();
+        Ok(pieces::of_repository(&frozen, &changes, &published))
     }
 
     /// What differs in an artifact from what was published last. The artifact itself is "".
@@ -226,7 +221,9 @@ impl Publisher {
             (None, Some(told)) if told.deleted => Vec::new(),
             (None, _) => vec![itself(Difference::Deleted)],
             (Some(frozen), Some(Told { since: Some(since), .. })) => since.changes(&piece.changes, frozen),
-            (Some(_), _) if piece.is_own() => piece.changes.clone(),
+            (Some(_), told) if piece.is_own() && told.is_none_or(|told| !told.deleted) => {
+                piece.changes.clone()
+            }
             (Some(_), _) => {
                 let begun = itself(Difference::Added);
                 std::iter::once(begun).chain(piece.changes.iter().cloned()).collect()

@@ -1,6 +1,6 @@
 //! A mount's tree by artifacts: one of an artifact, one for each folder at the root of a repository.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::artifact::tree::{Folder, Node};
@@ -37,27 +37,50 @@ impl Piece {
     }
 }
 
-/// The artifacts of a repository in which anything differs from the base, by name.
-pub(super) fn of_repository(frozen: &Frozen, changes: &[Change]) -> Vec<Piece> {
-    let by_path: HashMap<&[u8], &FrozenEntry> =
-        frozen.entries.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
+/// The artifacts of a repository in which anything differs from the base, or that were `published` (or deleted, where it
+/// says so) since, by name.
+pub(super) fn of_repository(
+    frozen: &Frozen,
+    changes: &[Change],
+    published: &HashMap<String, bool>,
+) -> Vec<Piece> {
+    let mut by_artifact: HashMap<&[u8], Vec<&FrozenEntry>> = HashMap::new();
+    let mut by_path: HashMap<&[u8], &FrozenEntry> = HashMap::new();
+    for entry in &frozen.entries {
+        by_artifact.entry(first(&entry.path)).or_default().push(entry);
+        by_path.insert(&entry.path, entry);
+    }
+    let mut concerns: HashMap<&[u8], Vec<&Change>> = HashMap::new();
+    for change in changes {
+        let here = first(change.path.as_bytes());
+        concerns.entry(here).or_default().push(change);
+        if let Difference::Renamed { from, .. } = &change.difference
+            && first(from.as_bytes()) != here
+        {
+            concerns.entry(first(from.as_bytes())).or_default().push(change);
+        }
+    }
     let mut pieces = BTreeMap::new();
+    let mut there = HashSet::new();
     for entry in frozen.entries.iter().filter(|entry| !entry.path.contains(&b'/')) {
         let name = text(&entry.path);
+        there.insert(name.clone());
         let origin = entry.origin.as_deref().filter(|origin| !origin.contains(&b'/')).map(text);
-        let below = frozen.entries.iter().filter_map(|other| inside(other, &name, &by_path)).collect();
+        let changes = part(concerns.get(name.as_bytes()).map_or(&[], Vec::as_slice), &name);
+        let is_own = origin.as_ref() == Some(&name);
+        if is_own && changes.is_empty() && !published.contains_key(&name) {
+            continue;
+        }
         let modified = entry.attributes.modified;
-        let untouched = match &entry.content {
-            FrozenContent::Untouched(folder) => vec![FrozenEntry {
-                path: Vec::new(),
-                content: FrozenContent::Untouched(Arc::clone(folder)),
-                ..entry.clone()
-            }],
-            _ => below,
+        let entries = if let FrozenContent::Untouched(folder) = &entry.content {
+            let content = FrozenContent::Untouched(Arc::clone(folder));
+            vec![FrozenEntry { path: Vec::new(), content, ..entry.clone() }]
+        } else {
+            let all = by_artifact.get(entry.path.as_slice()).into_iter().flatten();
+            all.filter_map(|other| inside(other, &name, &by_path)).collect()
         };
-        let tree = Frozen { entries: untouched, modified, owner: frozen.owner };
-        let piece = Piece { changes: part(changes, &name), origin, frozen: Some(tree), name: name.clone() };
-        pieces.insert(name, piece);
+        let tree = Frozen { entries, modified, owner: frozen.owner };
+        pieces.insert(name.clone(), Piece { changes, origin, frozen: Some(tree), name });
     }
     for change in changes.iter().filter(|change| !change.path.contains('/')) {
         let gone = match &change.difference {
@@ -65,10 +88,20 @@ pub(super) fn of_repository(frozen: &Frozen, changes: &[Change]) -> Vec<Piece> {
             Difference::Renamed { from, .. } if !from.contains('/') => from,
             _ => continue,
         };
-        pieces.entry(gone.clone()).or_insert_with(|| Piece::gone(gone));
+        if !there.contains(gone) {
+            pieces.entry(gone.clone()).or_insert_with(|| Piece::gone(gone));
+        }
     }
-    let differs = |piece: &Piece| piece.frozen.is_none() || !piece.is_own() || !piece.changes.is_empty();
-    pieces.into_values().filter(differs).collect()
+    // Published by this mount, and removed since.
+    for (name, _) in published.iter().filter(|(name, deleted)| !**deleted && !there.contains(*name)) {
+        pieces.entry(name.clone()).or_insert_with(|| Piece::gone(name));
+    }
+    pieces.into_values().collect()
+}
+
+/// The name at the root a path begins with.
+fn first(path: &[u8]) -> &[u8] {
+    path.split(|byte| *byte == b'/').next().unwrap_or_default()
 }
 
 /// An entry of the folder `name`, by its path in there.
@@ -87,7 +120,7 @@ fn inside(entry: &FrozenEntry, name: &str, by_path: &HashMap<&[u8], &FrozenEntry
 }
 
 /// The changes in the folder `name`. What came from elsewhere is new there, and what went elsewhere is gone.
-fn part(changes: &[Change], name: &str) -> Vec<Change> {
+fn part(changes: &[&Change], name: &str) -> Vec<Change> {
     let below = |path: &str| path.strip_prefix(name)?.strip_prefix('/').map(str::to_owned);
     let mut found = BTreeMap::new();
     let mut gone = BTreeSet::new();
@@ -122,8 +155,7 @@ pub(super) fn donor(piece: &Piece) -> Option<String> {
     }
     let frozen = piece.frozen.as_ref()?;
     let origins = frozen.entries.iter().filter_map(|entry| entry.origin.as_deref());
-    let first = |origin: &[u8]| text(origin.split(|byte| *byte == b'/').next().unwrap_or_default());
-    let donors: BTreeSet<String> = origins.map(first).collect();
+    let donors: BTreeSet<String> = origins.map(|origin| text(first(origin))).collect();
     let mut donors = donors.into_iter();
     donors.next().filter(|_| donors.next().is_none())
 }

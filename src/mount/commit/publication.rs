@@ -17,6 +17,7 @@ use crate::oci::{Digest, ImageManifest, Manifest};
 
 /// What became of the changes of one artifact.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Publication {
     /// What was about to be published last; it may or may not have been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,7 +69,10 @@ impl Publications {
     pub(super) fn read(staging: &Staging) -> Result<Self> {
         let Some(text) = staging.noted()? else { return Ok(Self::default()) };
         serde_json::from_slice(&text).map_err(|error| {
-            let doing = format!("read publication.json in {}", staging.folder().display());
+            let doing = format!(
+                "{}/publication.json, which says what was published of the staged work, cannot be read; the work is whole: move it away, mount again, and commit with --force if the tag is where you left it",
+                staging.folder().display()
+            );
             Error::with_source(ErrorKind::Corrupt, doing, error)
         })
     }

@@ -1,29 +1,20 @@
 //! What changed since the last commit of a mount that goes on.
 //!
-//! The overlay tells what differs from its base. What was published since looks the same as it did then: the same
-//! local file with the same times, the same mode.
+//! The overlay tells what differs from its base. What was published since looks the same as it did when it was frozen
+//! to be published: the same bytes of the base, the same local file with the same times, the same attributes.
 
-use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt as _;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::mount::overlay::{Change, Difference, Frozen, FrozenContent};
+use crate::artifact::tree::stable_id;
+use crate::mount::overlay::{Change, Difference, Frozen, FrozenContent, FrozenEntry};
 
 /// A tree that was published.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Since {
     changes: HashMap<String, Change>,
-    looks: HashMap<String, Look>,
-}
-
-/// What a thing looks like as long as nobody changes it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Look {
-    mode: u32,
-    modified: (i64, u32),
-    local: Option<(u64, u64, i64, i64)>,
-    target: Vec<u8>,
+    looks: HashMap<String, u64>,
 }
 
 impl Since {
@@ -55,10 +46,8 @@ impl Since {
                 found.push(Change { path: change.path.clone(), difference });
             }
         }
-        for (path, before) in &self.changes {
-            if now.iter().any(|change| change.path == *path) {
-                continue;
-            }
+        let now: HashSet<&str> = now.iter().map(|change| change.path.as_str()).collect();
+        for (path, before) in self.changes.iter().filter(|(path, _)| !now.contains(path.as_str())) {
             let difference = match before.difference {
                 Difference::Deleted => Difference::Added,
                 Difference::Attributes | Difference::Modified => Difference::Modified,
@@ -71,24 +60,37 @@ impl Since {
     }
 }
 
-fn looks(frozen: &Frozen) -> HashMap<String, Look> {
-    let look = |entry: &crate::mount::overlay::FrozenEntry| {
-        let folder = matches!(entry.content, FrozenContent::Folder | FrozenContent::Untouched(_));
-        let local = match &entry.content {
-            FrozenContent::Staged { local, .. } => local
-                .open()
-                .ok()
-                .and_then(|file| file.metadata().ok())
-                .map(|now| (now.ino(), now.size(), now.ctime(), now.ctime_nsec())),
-            _ => None,
-        };
-        let target = match &entry.content {
-            FrozenContent::Link(target) | FrozenContent::HardLink(target) => target.clone(),
-            _ => Vec::new(),
-        };
-        let modified = if folder { (0, 0) } else { entry.attributes.modified };
-        Look { mode: entry.attributes.mode, modified, local, target }
-    };
+fn looks(frozen: &Frozen) -> HashMap<String, u64> {
     let path = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
     frozen.entries.iter().map(|entry| (path(&entry.path), look(entry))).collect()
+}
+
+/// What a thing looks like as long as nobody changes it.
+fn look(entry: &FrozenEntry) -> u64 {
+    let number = |bytes: &mut Vec<u8>, number: u64| bytes.extend_from_slice(&number.to_le_bytes());
+    let (mut numbers, mut texts): (Vec<u8>, Vec<&[u8]>) = (Vec::new(), Vec::new());
+    let attributes = &entry.attributes;
+    let (uid, gid) = attributes.owner.unwrap_or_default();
+    for said in [attributes.mode, uid, gid] {
+        number(&mut numbers, u64::from(said));
+    }
+    if !matches!(entry.content, FrozenContent::Folder | FrozenContent::Untouched(_)) {
+        number(&mut numbers, attributes.modified.0 as u64);
+        number(&mut numbers, u64::from(attributes.modified.1));
+    }
+    match &entry.content {
+        FrozenContent::Staged { local, base } => {
+            local.look().into_iter().for_each(|part| number(&mut numbers, part));
+            number(&mut numbers, base.as_ref().map_or(0, |base| base.id));
+        }
+        FrozenContent::Base(file) => {
+            number(&mut numbers, file.id);
+            texts.extend(entry.origin.as_deref());
+        }
+        FrozenContent::Link(target) | FrozenContent::HardLink(target) => texts.push(target),
+        FrozenContent::Folder | FrozenContent::Untouched(_) | FrozenContent::Special(_) => {}
+    }
+    texts.extend(entry.xattrs.iter().flat_map(|(name, value)| [name.as_slice(), value]));
+    texts.push(&numbers);
+    stable_id(&texts)
 }

@@ -4,6 +4,7 @@ use super::branch::{Branch, Parent};
 use super::publication::Publication;
 use super::{Base, Committed};
 use crate::error::{Error, ErrorKind, Result};
+use crate::mount::shelf;
 use crate::oci::{Descriptor, Digest, Name, Tag};
 use crate::ops::{self, Expected};
 use crate::store::Target;
@@ -13,8 +14,15 @@ impl Branch<'_> {
     pub(super) fn own_name(&self) -> Result<Name> {
         match &self.publisher.base {
             Base::Artifact(_, name) => Ok(name.clone()),
-            Base::Repository { .. } => tag(&self.piece.name).map(Name::Tag),
+            Base::Repository { .. } => self.folders_tag().map(Name::Tag),
         }
+    }
+
+    /// The tag the folder of an artifact stands for.
+    fn folders_tag(&self) -> Result<Tag> {
+        let name = &self.piece.name;
+        let wrong = || Error::new(ErrorKind::Invalid, format!("the folder {name} is not named as a tag is"));
+        shelf::tag(name.as_bytes()).ok_or_else(wrong)
     }
 
     /// The tags it is to have.
@@ -71,7 +79,11 @@ impl Branch<'_> {
         let mut places = Vec::new();
         for tag in tags.iter().filter(|_| !self.options.force) {
             if matches!(name, Name::Tag(name) if name == tag) {
-                places.push(self.own_place());
+                let place = self.own_place();
+                if !places.is_empty() {
+                    self.expect_at(target, tag, &place).await?;
+                }
+                places.push(place);
                 continue;
             }
             // Another tag is to be new, or where this work comes from.
@@ -87,6 +99,21 @@ impl Branch<'_> {
             places.push(Expected::Base(now.filter(|_| ours)));
         }
         Ok(places.into_iter().next().unwrap_or_default())
+    }
+
+    /// [`Conflict`](ErrorKind::Conflict) if a tag is elsewhere.
+    async fn expect_at(&self, target: &dyn Target, tag: &Tag, place: &Expected) -> Result<()> {
+        let now = match target.resolve(&Name::Tag(tag.clone())).await {
+            Ok(now) => Some(now.digest),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        if *place == Expected::Base(now.clone()) {
+            return Ok(());
+        }
+        let now = now.map_or_else(|| "not there".to_owned(), |now| now.to_string());
+        let why = format!("{tag} was moved by somebody else: it is {now} now; nothing was published");
+        Err(Error::new(ErrorKind::Conflict, why))
     }
 
     /// No file changed: the manifest there is gets the tags.
@@ -111,7 +138,7 @@ impl Branch<'_> {
 
     /// Deletes the tag of an artifact whose folder was removed.
     pub(super) async fn delete(&mut self) -> Result<Committed> {
-        let tag = tag(&self.piece.name)?;
+        let tag = self.folders_tag()?;
         let Expected::Base(expected) = self.own_place() else { return Err(moved(&tag, None)) };
         let mut done = Committed {
             reference: self.reference(),

@@ -258,23 +258,22 @@ impl Overlay {
     /// file's name is, too.
     pub(in crate::mount) fn sync_file(&self, handle: u64, data_only: bool) -> Answer<()> {
         let handle = self.handle(handle)?;
-        let untold = handle.contents.take_untold();
-        let told = handle.contents.sync(data_only).map_err(Refusal::from).and_then(|()| match untold {
-            Some(from_base) => {
-                let record = Record::Ranges { inode: handle.number, from_base };
-                Ok(self.staging.journal().append(&record)?)
-            }
-            None => Ok(()),
-        });
-        told.inspect_err(|_| handle.contents.still_untold())?;
+        let untold = handle.contents.untold();
+        handle.contents.sync(data_only)?;
+        if let Some(untold) = untold {
+            self.tell(&handle, untold)?;
+        }
         self.sync_names()
     }
 
     fn tell_ranges(&self, handle: &Handle) -> Answer<()> {
-        let Some(from_base) = handle.contents.take_untold() else { return Ok(()) };
-        let record = Record::Ranges { inode: handle.number, from_base };
-        let told = self.staging.journal().append(&record);
-        Ok(told.inspect_err(|_| handle.contents.still_untold())?)
+        handle.contents.untold().map_or(Ok(()), |untold| self.tell(handle, untold))
+    }
+
+    fn tell(&self, handle: &Handle, untold: (u64, Vec<(u64, u64)>)) -> Answer<()> {
+        let append =
+            |from_base| self.staging.journal().append(&Record::Ranges { inode: handle.number, from_base });
+        Ok(handle.contents.tell(untold, append)?)
     }
 
     pub(super) fn handle(&self, handle: u64) -> Answer<Arc<Handle>> {

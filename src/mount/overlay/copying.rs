@@ -66,15 +66,21 @@ impl Overlay {
         if self.tree().inode(to.number)?.backing.is_some() {
             return Err(Refusal::Unsupported);
         }
+        let Some((_, copied)) = from.contents.shows() else { return Err(Refusal::Unsupported) };
+        let source = copied.unwrap_or(from.number);
+        let record = |ranges| Record::Copy { inode: to.number, from: source, ranges };
         self.begin_staging(to.number, &to.contents)?;
-        let range = at..at.saturating_add(length.min(LONGEST));
-        let copied = to.contents.copy_from(&from.contents, from.number, range)?;
-        let (count, from, ranges) = copied.ok_or(Refusal::Unsupported)?;
-        if count > 0 {
-            let record = Record::Copy { inode: to.number, from, ranges };
-            self.introduce(&mut self.tree(), &record)?;
-            self.staging.journal().append(&record)?;
+        {
+            let mut tree = self.tree();
+            // What an artifact says of itself is in no listing a replay could find it in.
+            if tree.is_said(source) {
+                return Err(Refusal::Unsupported);
+            }
+            self.introduce(&mut tree, &record(Vec::new()))?;
         }
-        Ok(count)
+        let range = at..at.saturating_add(length.min(LONGEST));
+        let append = |ranges| self.staging.journal().append(&record(ranges));
+        let copied = to.contents.copy_from((&from.contents, from.number), source, range, append)?;
+        copied.ok_or(Refusal::Unsupported)
     }
 }

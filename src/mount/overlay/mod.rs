@@ -144,11 +144,20 @@ impl Overlay {
         let Some(base) = unentered else { return Ok(()) };
         let listed = self.in_time("list a folder", base.list()).await?;
         let artifact = self.top.artifact(&self.tree(), number);
-        let fixed = match artifact {
-            Some(name) => self.top.is_fixed(&name).await,
+        let fixed = match &artifact {
+            Some(name) => self.top.is_fixed(name).await,
             None => false,
         };
-        self.tree().enter(number, &listed, fixed)
+        let mut tree = self.tree();
+        tree.enter(number, &listed, fixed)?;
+        // Something of the folder itself was changed before anybody entered it.
+        if let Some(name) = artifact.filter(|name| tree.lacks_pin(number, name))
+            && let Some(pin) = self.top.pin(&name)
+        {
+            self.staging.journal().append(&pin)?;
+            tree.apply(&pin, None)?;
+        }
+        Ok(())
     }
 
     /// Writes a change down and makes it. Called with everything checked that could refuse it.
@@ -164,6 +173,7 @@ impl Overlay {
             for introduction in tree.introductions(number) {
                 if let Some(pin) = self.top.pinned(&introduction) {
                     self.staging.journal().append(&pin)?;
+                    tree.apply(&pin, None)?;
                 }
                 self.staging.journal().append(&introduction)?;
                 tree.apply(&introduction, None)?;

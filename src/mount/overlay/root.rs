@@ -53,13 +53,17 @@ impl Top {
 
     /// What the journal must say in front of an introduction: what the tag it introduces was.
     pub(super) fn pinned(&self, introduction: &Record) -> Option<Record> {
-        match (self, introduction) {
-            (Self::Repository { shelf, .. }, Record::Base { parent: ROOT, name, .. }) => {
-                let digest = shelf.pinned(name)?.to_string();
-                Some(Record::Pin { name: name.clone(), digest })
-            }
+        match introduction {
+            Record::Base { parent: ROOT, name, .. } => self.pin(name),
             _ => None,
         }
+    }
+
+    /// What the tag `name` was when its folder was entered, for the journal.
+    pub(super) fn pin(&self, name: &[u8]) -> Option<Record> {
+        let Self::Repository { shelf, .. } = self else { return None };
+        let digest = shelf.pinned(name)?.to_string();
+        Some(Record::Pin { name: name.to_vec(), digest })
     }
 
     /// The name of the tag `number` came from, if it is an artifact's root.

@@ -25,6 +25,8 @@ pub(super) struct Tree {
     pub(super) next: u64,
     /// Entries of the base the journal knows.
     named: HashSet<u64>,
+    /// Tags of which the journal says what they were.
+    pinned: HashSet<FileName>,
     /// Where the base had what is forgotten by now.
     graves: HashMap<u64, Vec<Origin>>,
     /// Whose everything is that says nothing else.
@@ -50,6 +52,7 @@ impl Tree {
             replaying: true,
             next: ROOT + 1,
             named: HashSet::from([ROOT]),
+            pinned: HashSet::new(),
             graves: HashMap::new(),
             owner,
             depth,
@@ -80,6 +83,27 @@ impl Tree {
     /// Whether `name` in `parent` is what an artifact says of itself.
     pub(super) fn is_meta(&self, parent: u64, name: &[u8]) -> bool {
         name == META && self.is_artifact(parent)
+    }
+
+    /// Whether `number` is of what an artifact of the base says of itself.
+    pub(super) fn is_said(&self, number: u64) -> bool {
+        let mut at = number;
+        while let Some(Origin { parent, name }) = self.origin(at) {
+            let in_artifact = match self.depth {
+                0 => *parent == ROOT,
+                _ => self.origin(*parent).is_some_and(|above| above.parent == ROOT),
+            };
+            if name == META && in_artifact {
+                return true;
+            }
+            at = *parent;
+        }
+        false
+    }
+
+    /// Whether the journal knows `number` of the base and not yet what the tag `name` was, which it came from.
+    pub(super) fn lacks_pin(&self, number: u64, name: &[u8]) -> bool {
+        self.named.contains(&number) && !self.pinned.contains(name)
     }
 
     /// Whether `number` is the root of an artifact.
@@ -262,7 +286,10 @@ impl Tree {
                 Ok(self.inode(*inode)?.contents()?.show(&base, *from, ranges)?)
             }
             // Seen to before the first folder was entered.
-            Record::Pin { .. } => Ok(()),
+            Record::Pin { name, .. } => {
+                self.pinned.insert(name.clone());
+                Ok(())
+            }
         }
     }
 

@@ -31,7 +31,7 @@ impl Said {
 
 /// The records that still matter, in their order: replayed, they leave what all of them would.
 pub(super) fn compact(records: Vec<Record>) -> Vec<Record> {
-    let mut ranges = HashSet::new();
+    let (mut ranges, mut copies) = (HashSet::new(), HashSet::new());
     let mut attributes: HashMap<u64, Said> = HashMap::new();
     let mut xattrs = HashSet::new();
     let mut kept: Vec<Record> = Vec::with_capacity(records.len());
@@ -53,7 +53,7 @@ pub(super) fn compact(records: Vec<Record>) -> Vec<Record> {
             // It says all ranges, and what is in them.
             Record::Copy { inode, .. } => {
                 ranges.insert(*inode);
-                true
+                copies.insert(*inode)
             }
             _ => true,
         };

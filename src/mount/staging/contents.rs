@@ -37,8 +37,9 @@ pub(super) struct Local {
     pub(super) beneath: Option<(Arc<Beneath>, Option<u64>)>,
     /// Where it still shows.
     pub(super) from_base: Ranges,
-    /// Whether that changed since it was taken for the journal.
-    untold: bool,
+    /// How often that changed, and which of these changes the journal knows.
+    pub(super) changed: u64,
+    pub(super) told: u64,
     /// Whether the data file's name is on disk for certain.
     named: bool,
     /// What the data file was when it was last closed.
@@ -94,6 +95,12 @@ impl LocalBytes {
         size > 0 && self.shape.size == size && self.from_base == [(0, size)]
     }
 
+    /// Numbers that are the same as long as nobody changes the bytes.
+    pub(in crate::mount) fn look(&self) -> [u64; 4] {
+        let (seconds, nanoseconds) = self.shape.changed;
+        [self.inode, self.shape.size, seconds as u64, u64::from(nanoseconds)]
+    }
+
     /// How long the file was.
     pub fn size(&self) -> u64 {
         self.shape.size
@@ -142,7 +149,8 @@ impl Contents {
     pub(in crate::mount) fn new(data: &Arc<Data>, inode: u64, (file, shape): (File, Shape)) -> Self {
         let (data, file) = (Arc::clone(data), Some(Arc::new(file)));
         let from_base = Ranges::default();
-        let local = Local { data, inode, file, beneath: None, from_base, untold: false, named: false, shape };
+        let (changed, told, named) = (0, 0, false);
+        let local = Local { data, inode, file, beneath: None, from_base, changed, told, named, shape };
         Self { base: None, local: Mutex::new(Some(local)) }
     }
 
@@ -202,8 +210,8 @@ impl Contents {
         let shape = shape(&file)?;
         from_base.cut(shape.size);
         let (data, beneath) = (Arc::clone(data), self.base.clone().map(|base| (base, None)));
-        let (file, untold, named) = (None, false, false);
-        *self.local() = Some(Local { data, inode, file, beneath, from_base, untold, named, shape });
+        let (file, changed, told, named) = (None, 0, 0, false);
+        *self.local() = Some(Local { data, inode, file, beneath, from_base, changed, told, named, shape });
         Ok(())
     }
 
@@ -307,7 +315,7 @@ impl Contents {
             // Written first: who reads meanwhile must not find zeros between the base's bytes and these.
             file.write_all_at(bytes, offset)?;
             let end = offset.saturating_add(bytes.len() as u64);
-            local.untold |= local.from_base.remove(offset..end);
+            local.changed += u64::from(local.from_base.remove(offset..end));
             Ok(())
         })
     }
@@ -316,7 +324,7 @@ impl Contents {
     pub(in crate::mount) fn resize(&self, size: u64) -> io::Result<()> {
         self.with_local(|local, file| {
             file.set_len(size)?;
-            local.untold |= local.from_base.cut(size);
+            local.changed += u64::from(local.from_base.cut(size));
             Ok(())
         })
     }
@@ -326,7 +334,7 @@ impl Contents {
         self.with_local(|local, file| {
             rustix::fs::fallocate(file, flags, range.start, range.end - range.start)?;
             if flags.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE) {
-                local.untold |= local.from_base.remove(range);
+                local.changed += u64::from(local.from_base.remove(range));
             }
             Ok(())
         })
@@ -369,21 +377,6 @@ impl Contents {
             if at >= file.metadata()?.len() {
                 return Ok(Some(at));
             }
-        }
-    }
-
-    /// What comes from the base, if that changed since it was last taken.
-    pub(in crate::mount) fn take_untold(&self) -> Option<Vec<(u64, u64)>> {
-        let mut local = self.local();
-        let local = local.as_mut().filter(|local| local.untold)?;
-        local.untold = false;
-        Some(local.from_base.pairs().collect())
-    }
-
-    /// What was taken could not be written down.
-    pub(in crate::mount) fn still_untold(&self) {
-        if let Some(local) = self.local().as_mut() {
-            local.untold = true;
         }
     }
 
@@ -432,7 +425,7 @@ impl Contents {
         done
     }
 
-    fn local(&self) -> MutexGuard<'_, Option<Local>> {
+    pub(super) fn local(&self) -> MutexGuard<'_, Option<Local>> {
         self.local.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

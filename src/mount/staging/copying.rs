@@ -5,11 +5,18 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+
 use super::contents::{Beneath, Contents, read_at};
 use crate::artifact::tree;
 
 /// What is copied of local bytes at once.
 const STRIDE: u64 = 1 << 20;
+
+const MODIFIED_NOW: Timestamps = Timestamps {
+    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+    last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+};
 
 /// What of a file can be shown in a copy of it, and where else its bytes are.
 struct Shown {
@@ -21,23 +28,21 @@ struct Shown {
 }
 
 impl Contents {
-    /// Makes `range` of a file with a local part the same as `range` of `from`, whose number is `inode`, as far as
-    /// `from` reaches; bytes of the base are shown, local ones copied. Says how many bytes that were, and which inode's
-    /// bytes show in which ranges now, for the journal. `None` if it cannot be done: this file shows something else
-    /// already, or nothing of the base is in the range.
-    #[allow(clippy::type_complexity)]
+    /// Makes `range` of a file with a local part the same as `range` of `from`, as far as `from` reaches; bytes of the
+    /// base, which the inode `source` has, are shown, local ones copied. `append` writes down in which ranges they show
+    /// then. Says how many bytes were copied; `None` if it cannot be done: this file shows something else already, or
+    /// nothing of the base is in the range.
     pub(in crate::mount) fn copy_from(
         &self,
-        from: &Self,
-        inode: u64,
+        (from, inode): (&Self, u64),
+        source: u64,
         range: Range<u64>,
-    ) -> io::Result<Option<(u64, u64, Vec<(u64, u64)>)>> {
+        append: impl FnOnce(Vec<(u64, u64)>) -> io::Result<()>,
+    ) -> io::Result<Option<u64>> {
         let Shown { beneath, pieces, file } = from.shown(inode, range.clone())?;
-        let Some((beneath, source)) = beneath else { return Ok(None) };
-        let Some(end) = pieces.last().map(|(piece, _)| piece.end) else {
-            return Ok(Some((0, source, Vec::new())));
-        };
-        let mut told = None;
+        let Some((beneath, _)) = beneath.filter(|(_, inode)| *inode == source) else { return Ok(None) };
+        let Some(end) = pieces.last().map(|(piece, _)| piece.end) else { return Ok(Some(0)) };
+        let mut copied = None;
         self.with_local(|local, own| {
             let shows_other = local.beneath.as_ref().is_some_and(|(_, inode)| *inode != Some(source));
             if shows_other && !local.from_base.is_empty() {
@@ -46,19 +51,25 @@ impl Contents {
             if own.metadata()?.len() < end {
                 own.set_len(end)?;
             }
+            let mut from_base = local.from_base.clone();
             for (piece, shown) in pieces {
                 if shown {
-                    local.from_base.add(piece);
+                    from_base.add(piece);
                 } else if let Some(file) = &file {
                     copy(file, own, piece.clone())?;
-                    local.from_base.remove(piece);
+                    from_base.remove(piece);
                 }
             }
-            local.beneath = Some((beneath, Some(source)));
-            told = Some((end - range.start, source, local.from_base.pairs().collect()));
+            // Also what moved no bytes is a change, and one made now.
+            rustix::fs::futimens(own, &MODIFIED_NOW)?;
+            append(from_base.pairs().collect())?;
+            (local.from_base, local.beneath) = (from_base, Some((beneath, Some(source))));
+            local.changed += 1;
+            local.told = local.changed;
+            copied = Some(end - range.start);
             Ok(())
         })?;
-        Ok(told)
+        Ok(copied)
     }
 
     fn shown(&self, inode: u64, range: Range<u64>) -> io::Result<Shown> {

@@ -50,6 +50,8 @@ struct End {
     checksum: u32,
     /// When it is looked through again.
     tidy_at: u64,
+    /// The folder it is in, if its name there is not on disk for certain.
+    unplaced: Option<File>,
 }
 
 impl Journal {
@@ -80,7 +82,7 @@ impl Journal {
             file.set_len(at).doing(shown)?;
         }
         let (file, tidy_at) = (Arc::new(file), TIDY.max(2 * at));
-        let end = Mutex::new(End { file, generation: 0, at, checksum, tidy_at });
+        let end = Mutex::new(End { file, generation: 0, at, checksum, tidy_at, unplaced: None });
         let journal = Self { path: path.to_owned(), end, synced: Mutex::new((0, 0)) };
         Ok((journal, records))
     }
@@ -125,23 +127,26 @@ impl Journal {
     fn tidy(&self, end: &mut End) -> io::Result<()> {
         let mut bytes = vec![0; end.at as usize];
         end.file.read_exact_at(&mut bytes, 0)?;
-        let (records, ..) = replay(body(&bytes).unwrap_or_default());
+        let (records, length, _) = replay(body(&bytes).unwrap_or_default());
+        if length + HEADER.len() != bytes.len() {
+            return Err(io::Error::other("it does not read back as it was written"));
+        }
         let (mut anew, mut checksum) = (HEADER.to_vec(), 0);
         for record in compact(records) {
             checksum = frame(&record.encode(), checksum, &mut anew);
         }
+        // Opened first: once the new one is in place, nothing may go to the old one.
+        let folder = self.path.parent().map(File::open).transpose()?;
         let beside = self.path.with_extension("new");
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&beside)?;
         file.write_all_at(&anew, 0)?;
         file.sync_all()?;
         std::fs::rename(&beside, &self.path)?;
-        if let Some(folder) = self.path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
+        let unplaced = folder.filter(|folder| folder.sync_all().is_err());
         let at = anew.len() as u64;
         tracing::debug!(before = end.at, after = at, "the journal is written anew");
         let (generation, tidy_at) = (end.generation + 1, TIDY.max(2 * at));
-        *end = End { file: Arc::new(file), generation, at, checksum, tidy_at };
+        *end = End { file: Arc::new(file), generation, at, checksum, tidy_at, unplaced };
         Ok(())
     }
 
@@ -159,7 +164,11 @@ impl Journal {
             return Ok(());
         }
         let (file, reached) = {
-            let end = self.end();
+            let mut end = self.end();
+            if let Some(folder) = &end.unplaced {
+                folder.sync_all()?;
+                end.unplaced = None;
+            }
             (Arc::clone(&end.file), place(end))
         };
         file.sync_data()?;

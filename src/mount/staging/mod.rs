@@ -24,6 +24,7 @@ mod journal;
 mod note;
 mod ranges;
 mod record;
+mod told;
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};

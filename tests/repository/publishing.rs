@@ -1,144 +1,20 @@
-//! Repositories mounted for writing, through the kernel: a folder is an artifact.
+//! Folders become artifacts, and what becomes of the tags.
 
 use std::fs::{self, File};
 use std::io::ErrorKind as Io;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use artifs::ErrorKind;
 use artifs::artifact::View;
 use artifs::mount::{Change, CommitOptions, Difference, Ended, MESSAGE, Mount, Options, PARENT, Root, works};
-use artifs::oci::{Digest, ImageManifest, Manifest, Name, media_type};
-use artifs::registry::{self, Settings};
-use artifs::store::{Source as _, SourceExt as _, Target};
+use artifs::oci::{Digest, media_type};
 use support::noise;
 use support::registry::{Endpoint, Registry};
-use support::seed::{Artifact, Folder, Index};
-use tempfile::TempDir;
+use support::seed::{Artifact, Index};
 
-const DELETES: bool = true;
-
-/// A writable mount of the repository `r`, gone when dropped.
-struct Stand {
-    target: Arc<registry::Repository>,
-    folder: TempDir,
-    mount: Option<Mount>,
-    passthrough: bool,
-    may_delete: bool,
-}
-
-impl Stand {
-    async fn new(target: Arc<registry::Repository>) -> Self {
-        Self::with(target, true, !DELETES).await
-    }
-
-    async fn with(target: Arc<registry::Repository>, passthrough: bool, may_delete: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("mnt")).unwrap();
-        let mut stand = Self { target, folder, mount: None, passthrough, may_delete };
-        stand.mount().await;
-        stand
-    }
-
-    async fn mount(&mut self) {
-        let mut options = Options::new(self.at(""), "test.example/r");
-        options.deadline = Duration::from_secs(5);
-        options.staging = Some(self.staging());
-        options.passthrough = self.passthrough;
-        options.allow_delete = self.may_delete;
-        let source = Arc::clone(&self.target) as _;
-        let mount = Mount::start(Root::Repository { source, view: View::default() }, options, None).await;
-        let mount = mount.unwrap();
-        mount.publish_to(Arc::clone(&self.target) as Arc<dyn Target>);
-        self.mount = Some(mount);
-    }
-
-    fn mounted(&self) -> &Mount {
-        self.mount.as_ref().unwrap()
-    }
-
-    async fn unmount(&mut self) -> Ended {
-        let mount = self.mount.take().unwrap();
-        mount.stop().await.unwrap();
-        mount.ended().await
-    }
-
-    /// Ends without publishing.
-    async fn end_without(&mut self, registry: &Registry) {
-        registry.down();
-        assert!(matches!(self.unmount().await, Ended::Staged { .. }));
-        registry.up();
-    }
-
-    fn staging(&self) -> PathBuf {
-        self.folder.path().join("staging")
-    }
-
-    fn at(&self, path: &str) -> PathBuf {
-        self.folder.path().join("mnt").join(path)
-    }
-
-    /// Runs `cp`.
-    fn cp(&self, arguments: &[&str], from: &str, to: &str) {
-        let done = Command::new("cp").args(arguments).arg(self.at(from)).arg(self.at(to)).output().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    }
-
-    async fn image(&self, name: &str) -> ImageManifest {
-        let name: Name = name.parse().unwrap();
-        match self.target.fetch_manifest(&name).await.unwrap().1 {
-            Manifest::Image(image) => image,
-            Manifest::Index(_) => panic!("an index"),
-        }
-    }
-
-    async fn digest(&self, name: &str) -> Option<Digest> {
-        let name: Name = name.parse().unwrap();
-        self.target.resolve(&name).await.ok().map(|found| found.digest)
-    }
-
-    fn changes(&self) -> Vec<Change> {
-        self.mounted().changes()
-    }
-}
-
-fn repository(host: &str) -> Arc<registry::Repository> {
-    Arc::new(registry_of(host).repository("r").unwrap())
-}
-
-fn registry_of(host: &str) -> registry::Registry {
-    let settings = Settings {
-        plain_http: Some(true),
-        registry_configs: vec!["/nonexistent/config.json".into()],
-        deadline: Duration::from_secs(5),
-        ..Settings::default()
-    };
-    registry::Registry::new(&host.parse().unwrap(), &settings).unwrap()
-}
-
-/// Two files with habits of their own, and a folder that is a layer.
-fn model() -> Artifact {
-    let folder = Folder::new().file("one", 0o644, "1").file("two", 0o644, "2");
-    Artifact::new()
-        .kind("test/model")
-        .config("test/config", r#"{"a":1}"#)
-        .annotation("keep", "me")
-        .typed_file("weights.bin", "test/weights", noise(3_000_000))
-        .layer_annotation("of", "weights")
-        .typed_file("readme", "test/text", "read me")
-        .folder("tokens", folder)
-}
-
-fn puts(registry: &Registry, endpoint: Endpoint) -> usize {
-    registry.count(|request| request.method == "PUT" && request.endpoint == endpoint)
-}
-
-fn io_error(result: std::io::Result<()>) -> i32 {
-    result.unwrap_err().raw_os_error().unwrap()
-}
+use crate::stand::{DELETES, Stand, io_error, model, puts, registry_of, repository};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copied_folder_is_the_same_manifest_and_no_byte_moves() {
