@@ -365,6 +365,11 @@ impl Running {
                 tokio::task::spawn_blocking(move || std::fs::File::open(mountpoint).map(rustix::fs::syncfs));
             // Best effort: what was closed or synced is here already.
             let _ = flushed.await;
+            let settling = Arc::clone(overlay);
+            tokio::task::spawn_blocking(move || settling.settle().map_err(overlay::unexpected))
+                .await
+                .unwrap_or_else(|error| Err(Error::with_source(ErrorKind::Io, "settle", error)))
+                .doing(|| "write back what is mapped")?;
         }
         publisher.commit(overlay, options, progress).await
     }

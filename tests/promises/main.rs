@@ -6,5 +6,6 @@
 mod ends;
 mod home;
 mod killed;
+mod mapped;
 mod programs;
 mod trouble;

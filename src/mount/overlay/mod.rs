@@ -11,7 +11,7 @@
 //! - `inode`, `tree`: the things, and what each record does to them
 //! - `root`: what may be at the root: one artifact's things, or a folder for each tag
 //! - `names`, `attributes`, `xattrs`, `contents`, `copying`: what programs ask for
-//! - `changes`, `frozen`: what differs from the base, for people and for a commit
+//! - `settling`, `changes`, `frozen`: what differs from the base, for people and for a commit
 //! - `refusal`: why not
 
 mod attributes;
@@ -23,6 +23,7 @@ mod inode;
 mod names;
 mod refusal;
 mod root;
+mod settling;
 mod tree;
 mod xattrs;
 
@@ -213,7 +214,7 @@ impl Overlay {
 }
 
 /// A refusal where none can be a program's fault.
-fn unexpected(refusal: Refusal) -> Error {
+pub(super) fn unexpected(refusal: Refusal) -> Error {
     match refusal {
         Refusal::Failed(error) => error,
         Refusal::Disk(error) => Error::io("the staging disk", error),
