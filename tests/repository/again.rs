@@ -11,7 +11,7 @@ use artifs::mount::{CommitOptions, Ended, Mount, Options, Root};
 use artifs::oci::{Descriptor, Digest, Name, Tag, media_type};
 use artifs::ops::Progress;
 use artifs::store::{Body, Layout, Source as _, Target as _};
-use rustix::fs::{XattrFlags, copy_file_range, setxattr};
+use rustix::fs::{CWD, XattrFlags, copy_file_range, setxattr};
 use support::registry::Registry;
 use support::seed::Artifact;
 
@@ -202,6 +202,30 @@ async fn what_a_tag_was_is_known_also_if_its_folder_was_touched_first() {
     let Ended::Staged { conflict: true, .. } = stand.unmount().await else { panic!("no conflict") };
     assert_eq!(stand.digest("v1").await, Some(theirs.digest));
     assert!(stand.digest(&before.digest.to_string()).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_that_were_moved_or_removed_whole_are_found_so_again() {
+    let registry = Registry::start();
+    for tag in ["moved", "one", "other"] {
+        Artifact::new().file("file", tag).tag(tag).push(&registry, "r");
+    }
+    Artifact::new().tag("empty").push(&registry, "r");
+    let mut stand = stand(&registry).await;
+    fs::rename(stand.at("moved"), stand.at("there")).unwrap();
+    fs::remove_dir(stand.at("empty")).unwrap();
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(CWD, stand.at("one"), CWD, stand.at("other"), exchange).unwrap();
+    let told = stand.changes();
+    stand.end_without(&registry).await;
+    Artifact::new().file("file", "theirs").tag("one").push(&registry, "r");
+    stand.mount().await;
+    assert_eq!(stand.changes(), told);
+    for (path, content) in [("there/file", "moved"), ("other/file", "one"), ("one/file", "other")] {
+        assert_eq!(fs::read_to_string(stand.at(path)).unwrap(), content, "{path}");
+    }
+    assert!(!stand.at("empty").exists() && !stand.at("moved").exists());
+    let Ended::Staged { conflict: true, .. } = stand.unmount().await else { panic!("no conflict") };
 }
 
 #[tokio::test(flavor = "multi_thread")]

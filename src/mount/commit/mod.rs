@@ -301,6 +301,7 @@ fn several(failed: &[Error], done: &[Committed]) -> Error {
     let conflict = failed.iter().any(|error| error.kind() == ErrorKind::Conflict);
     let kind = failed.iter().map(Error::kind).find(|kind| !conflict || *kind == ErrorKind::Conflict);
     let mut said: Vec<String> = failed.iter().map(ToString::to_string).collect();
+    said.dedup();
     let published = done.iter().filter(|done| done.changed).map(|done| done.reference.as_str());
     let published: Vec<&str> = published.collect();
     if !published.is_empty() {

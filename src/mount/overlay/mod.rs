@@ -170,7 +170,8 @@ impl Overlay {
 
     /// Writes down what a record will speak of.
     fn introduce(&self, tree: &mut Tree, record: &Record) -> Answer<()> {
-        for number in tree::mentions(record).into_iter().flatten() {
+        let spoken_of = tree::mentions(record).into_iter().chain(self.top.named(tree, record));
+        for number in spoken_of.flatten().collect::<Vec<_>>() {
             for introduction in tree.introductions(number) {
                 if let Some(pin) = self.top.pinned(&introduction) {
                     self.staging.journal().append(&pin)?;

@@ -51,6 +51,19 @@ impl Top {
         Some(named.collect())
     }
 
+    /// The tags whose names at the root a record changes: a replay finds there only what was introduced.
+    pub(super) fn named(&self, tree: &Tree, record: &Record) -> [Option<u64>; 2] {
+        let tag = |parent: u64, name: &[u8]| {
+            let there = self.is_shelf(parent).then(|| tree.entry(parent, name));
+            there.and_then(|entry| entry.ok().flatten())
+        };
+        match record {
+            Record::Remove { parent, name, .. } => [tag(*parent, name), None],
+            Record::Rename { parent, name, to, new_name, .. } => [tag(*parent, name), tag(*to, new_name)],
+            _ => [None, None],
+        }
+    }
+
     /// What the journal must say in front of an introduction: what the tag it introduces was.
     pub(super) fn pinned(&self, introduction: &Record) -> Option<Record> {
         match introduction {
