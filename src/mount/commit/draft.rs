@@ -155,6 +155,7 @@ impl Making<'_> {
         let before = before.filter_map(AttributesLayer::of).flat_map(|layer| layer.entries);
         let before: HashMap<Vec<u8>, AttributesEntry> =
             before.map(|entry| (entry.path.clone().into_bytes(), entry)).collect();
+        let strict = Habits::of(self.base).is_some();
         let first_names = first_names(&items, folders);
         for item in items {
             let owner = folders::owner(folders, &item.path);
@@ -216,7 +217,6 @@ impl Making<'_> {
                     said.push(entry);
                 }
                 What::File { content, layer } => {
-                    let strict = Habits::of(self.base).is_some();
                     entry.mode = Some(item.mode).filter(|mode| *mode != 0o644 && !strict);
                     let first = item.twin.and_then(|twin| first_names.get(&twin));
                     if let Some(first) = first.filter(|first| **first != item.path) {
