@@ -26,13 +26,24 @@ pub(super) struct Opening {
     /// The indexes and subjects on the way here: none is entered twice.
     pub(super) above: Vec<Digest>,
     /// The index the manifest shown was chosen from.
-    pub(super) chosen_from: Option<Arc<(Digest, Index)>>,
+    pub(super) chosen_from: Option<Arc<Choice>>,
+}
+
+/// What was chosen from an index.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The index.
+    pub digest: Digest,
+    /// What is in it.
+    pub index: Index,
+    /// Where in its list the manifest is that is shown.
+    pub place: usize,
 }
 
 impl Opening {
     /// Shows `manifest`, following indexes to the wanted platform.
     pub(super) fn choose(
-        mut self,
+        self,
         named: Descriptor,
         descriptor: Descriptor,
         manifest: Manifest,
@@ -45,21 +56,51 @@ impl Opening {
                 }
                 Manifest::Index(index) => index,
             };
-            let Some(child) = wanted(index, self.view.platform.as_ref())
-                .map_err(|error| error.context(format!("open {}", self.reference)))?
-            else {
-                return Ok(self.show(named, descriptor, manifest));
-            };
-            let child = child.clone();
-            self.go_below(&descriptor.digest)?;
-            self.chosen_from = Some(Arc::new((descriptor.digest.clone(), index.clone())));
-            let (found, manifest) = self.fetch(&child).await?;
-            // The platform was chosen here: the image's own config need not be asked again.
-            if let Manifest::Image(_) = manifest {
-                return Ok(self.show(named, found, manifest));
+            let chosen = wanted(index, self.view.platform.as_ref())
+                .map_err(|error| error.context(format!("open {}", self.reference)))?;
+            match chosen.and_then(|child| place(index, child)) {
+                Some(place) => {
+                    let choice = Choice { digest: descriptor.digest, index: index.clone(), place };
+                    self.enter(named, choice).await
+                }
+                None => Ok(self.show(named, descriptor, manifest)),
             }
-            self.choose(named, found, manifest).await
         })
+    }
+
+    /// Shows the manifest `shown` of the index that is `manifest`, whatever would be chosen from it; chooses if it is
+    /// no index, or another one.
+    pub(super) async fn choose_again(
+        self,
+        descriptor: Descriptor,
+        manifest: Manifest,
+        shown: &Digest,
+    ) -> Result<Artifact> {
+        if let Manifest::Index(index) = &manifest {
+            let wanted = wanted(index, self.view.platform.as_ref()).ok().flatten();
+            let mut all = wanted.into_iter().chain(&index.manifests);
+            let again = all.find(|child| child.is_manifest() && child.digest == *shown);
+            if let Some(place) = again.and_then(|child| place(index, child)) {
+                let choice = Choice { digest: descriptor.digest.clone(), index: index.clone(), place };
+                return self.enter(descriptor, choice).await;
+            }
+        }
+        self.choose(descriptor.clone(), descriptor, manifest).await
+    }
+
+    /// Shows what was chosen.
+    async fn enter(mut self, named: Descriptor, choice: Choice) -> Result<Artifact> {
+        let child = choice.index.manifests.get(choice.place).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, format!("{} has no such manifest", choice.digest))
+        })?;
+        self.go_below(&choice.digest)?;
+        self.chosen_from = Some(Arc::new(choice));
+        let (found, manifest) = self.fetch(&child).await?;
+        // The platform was chosen here: the image's own config need not be asked again.
+        if let Manifest::Image(_) = manifest {
+            return Ok(self.show(named, found, manifest));
+        }
+        self.choose(named, found, manifest).await
     }
 
     /// The manifest an index or a referrers list points at.
@@ -119,6 +160,7 @@ impl Opening {
             named,
             descriptor,
             manifest,
+            chosen_from: self.chosen_from.clone(),
             root: files,
             warnings,
         };
@@ -209,6 +251,11 @@ fn wanted<'a>(index: &'a Index, wish: Option<&Platform>) -> Result<Option<&'a De
             matching(&host).map(Some).ok_or_else(|| no_match(&host.to_string(), &offered))
         }
     }
+}
+
+/// Where a child of an index is in it.
+fn place(index: &Index, child: &Descriptor) -> Option<usize> {
+    index.manifests.iter().position(|other| std::ptr::eq(other, child))
 }
 
 /// Whether a child is something to choose: not an attestation about its siblings.

@@ -96,8 +96,8 @@ impl Meta {
         if let Some(subject) = artifact.manifest.subject() {
             text("subject.json", json(subject));
         }
-        if let Some((_, index)) = opening.chosen_from.as_deref() {
-            text("index.json", index.raw.clone());
+        if let Some(choice) = opening.chosen_from.as_deref() {
+            text("index.json", choice.index.raw.clone());
         }
         let folder = |name: &str, entries: Entries| {
             let id = stable_id(&[b"meta", digest.as_str().as_bytes(), name.as_bytes()]);
@@ -119,8 +119,8 @@ impl Meta {
             });
             fixed.insert("layers".into(), folder("layers", layers.collect()));
         }
-        if let Some((digest, index)) = opening.chosen_from.as_deref() {
-            let platforms = opening.children(digest, index, &artifact.warnings);
+        if let Some(choice) = opening.chosen_from.as_deref() {
+            let platforms = opening.children(&choice.digest, &choice.index, &artifact.warnings);
             fixed.insert("platforms".into(), Node::Folder(Arc::new(platforms)));
         }
         let known = Arc::new(Known {

@@ -31,10 +31,11 @@ mod warnings;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::oci::{Descriptor, Manifest, Name, Platform};
+use crate::oci::{Descriptor, Digest, Manifest, Name, Platform};
 use crate::store::{Source, SourceExt as _};
 
 pub(crate) use from_manifest::{is_placeholder, stays_inside};
+pub use index::Choice;
 pub use reader::Reader;
 pub use tree::{File, Folder, Node};
 pub use warnings::Warnings;
@@ -82,6 +83,8 @@ pub struct Artifact {
     pub descriptor: Descriptor,
     /// That manifest.
     pub manifest: Manifest,
+    /// The index it was chosen from, if it was: the one that the name points at, or one in that.
+    pub chosen_from: Option<Arc<Choice>>,
     /// Its files.
     pub root: Arc<dyn Folder>,
     /// What a person should know. Grows as layers are indexed.
@@ -95,12 +98,29 @@ pub struct Artifact {
 pub async fn open(source: Arc<dyn Source>, name: &Name, reference: &str, view: &View) -> Result<Artifact> {
     let (named, manifest) =
         source.fetch_manifest(name).await.map_err(|error| error.context(format!("open {reference}")))?;
-    let opening = index::Opening {
+    opening(source, reference, view).choose(named.clone(), named, manifest).await
+}
+
+/// Opens again what was opened before: `named` was pointed at, and of that the manifest `shown` was shown.
+pub async fn open_again(
+    source: Arc<dyn Source>,
+    (named, shown): (&Digest, &Digest),
+    reference: &str,
+    view: &View,
+) -> Result<Artifact> {
+    let (named, manifest) = source
+        .fetch_manifest(&Name::Digest(named.clone()))
+        .await
+        .map_err(|error| error.context(format!("open {reference}")))?;
+    opening(source, reference, view).choose_again(named, manifest, shown).await
+}
+
+fn opening(source: Arc<dyn Source>, reference: &str, view: &View) -> index::Opening {
+    index::Opening {
         source,
         reference: reference.to_owned(),
         view: view.clone(),
         above: Vec::new(),
         chosen_from: None,
-    };
-    opening.choose(named.clone(), named, manifest).await
+    }
 }

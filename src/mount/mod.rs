@@ -452,7 +452,7 @@ async fn artifact_to_change(
     options: &Options,
     staging: &Staging,
 ) -> Result<Artifact> {
-    let opened = match staging.about().and_then(|work| Some((work.base.clone()?, work.shown.clone()?))) {
+    let artifact = match staging.about().and_then(|work| Some((work.base.clone()?, work.shown.clone()?))) {
         Some((base, shown)) => {
             // A registry that is gone is no reason not to go on: what is needed of it may be cached.
             let now = tokio::time::timeout(options.deadline, source.resolve(&name)).await;
@@ -464,11 +464,10 @@ async fn artifact_to_change(
                     "the staged changes build on what the reference pointed to before; the mount shows that"
                 );
             }
-            Name::Digest(shown)
+            crate::artifact::open_again(source, (&base, &shown), &options.reference, &view).await?
         }
-        None => name,
+        None => crate::artifact::open(source, &name, &options.reference, &view).await?,
     };
-    let artifact = crate::artifact::open(source, &opened, &options.reference, &view).await?;
     if staging.about().is_none() {
         staging.forget_note()?;
         staging.bind(Some(&artifact.named.digest), Some(&artifact.descriptor.digest))?;

@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod media_type;
 pub mod platform;
 pub mod reference;
+pub mod splice;
 
 pub use descriptor::Descriptor;
 pub use digest::{Digest, Hasher};
@@ -17,3 +18,4 @@ pub use go_json::go_json;
 pub use manifest::{ImageManifest, Index, Manifest};
 pub use platform::Platform;
 pub use reference::{Name, Reference, Repository, Tag};
+pub use splice::Spliced;

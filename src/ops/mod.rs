@@ -13,7 +13,7 @@ mod upload;
 use crate::oci::Descriptor;
 
 pub use pull::{PullOptions, Pulled, PulledFile, pull};
-pub use push::{Expected, PushOptions, Pushed, push};
+pub use push::{Expected, PushOptions, Pushed, push, push_within};
 pub use untag::untag;
 
 /// Who watches a verb at work. Called from several tasks at once; must be quick. `()` watches nothing.

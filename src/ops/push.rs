@@ -70,7 +70,33 @@ pub async fn push(
     options: &PushOptions,
     progress: &dyn Progress,
 ) -> Result<Pushed> {
-    let packed = draft.seal()?;
+    push_packed(draft.seal()?, target, tags, options, progress).await
+}
+
+/// Publishes `draft` as one of the manifests of `index`, whose others the target has: it gets no tag itself, the index
+/// gets them, with all that [`push`] promises. What was pushed is the index.
+pub async fn push_within(
+    draft: Draft,
+    index: Packed,
+    target: &dyn Target,
+    tags: &[Tag],
+    options: &PushOptions,
+    progress: &dyn Progress,
+) -> Result<Pushed> {
+    if let Some(tag) = tags.first() {
+        check(target, tag, &index.descriptor, &options.expected).await?;
+    }
+    push(draft, target, &[], options, progress).await?;
+    push_packed(index, target, tags, options, progress).await
+}
+
+async fn push_packed(
+    packed: Packed,
+    target: &dyn Target,
+    tags: &[Tag],
+    options: &PushOptions,
+    progress: &dyn Progress,
+) -> Result<Pushed> {
     if let Some(tag) = tags.first() {
         check(target, tag, &packed.descriptor, &options.expected).await?;
     }

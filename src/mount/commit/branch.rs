@@ -9,13 +9,14 @@ use bytes::Bytes;
 use super::describe::{describe, differs, expect_size};
 use super::draft::{Making, Plan};
 use super::habits::Habits;
+use super::index::{Goal, Listed};
 use super::pieces::{self, Piece};
 use super::possible::CONFIG_LIMIT;
 use super::publication::{Publication, Publications, Written};
 use super::since::Since;
 use super::{Base, CommitOptions, Committed, Publisher, expect_changeable, unsupported};
 use crate::artifact::is_placeholder;
-use crate::artifact::pack::{ConfigPart, Draft, LayerPart, Packed};
+use crate::artifact::pack::{ConfigPart, Draft, LayerPart};
 use crate::artifact::tree::{Attributes, Folder, Plain};
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::mount::overlay::{Change, Frozen, Overlay};
@@ -44,10 +45,12 @@ struct Ground {
     parent: Option<Parent>,
 }
 
-/// A manifest, and its digest.
+/// A manifest that is published.
 #[derive(Clone)]
 pub(super) struct Parent {
     pub(super) digest: Digest,
+    /// What a tag points at that means it: itself, or the index it is in.
+    pub(super) named: Digest,
     pub(super) image: ImageManifest,
 }
 
@@ -85,7 +88,7 @@ impl<'a> Branch<'a> {
         let mut done = Committed {
             reference: self.reference(),
             digest: String::new(),
-            parent: ground.parent.as_ref().map(|parent| parent.digest.to_string()),
+            parent: ground.parent.as_ref().map(|parent| parent.named.to_string()),
             tags: tags.iter().map(ToString::to_string).collect(),
             changed: true,
             deleted: false,
@@ -93,7 +96,7 @@ impl<'a> Branch<'a> {
             left_out,
         };
         if let Some(kept) = kept {
-            done.digest = kept.digest.to_string();
+            done.digest = kept.named.to_string();
             done.changed = self.is_new();
             if !done.changed && self.options.tags.is_empty() {
                 self.remember(frozen);
@@ -101,7 +104,7 @@ impl<'a> Branch<'a> {
             } else if !self.options.dry_run {
                 self.tag(kept, &name, &tags).await?;
                 let written = Written::new(kept.digest.clone(), &kept.image.media_type, &kept.image.raw)?;
-                self.put_down(written, is_among(&name, &tags));
+                self.put_down(written.reached_by(&kept.named), is_among(&name, &tags));
                 self.remember(frozen);
             }
             return Ok(done);
@@ -109,11 +112,17 @@ impl<'a> Branch<'a> {
         describe(&mut draft, self.options, ground.parent.as_ref(), &seen);
         let packed = draft.clone().seal()?;
         expect_size(&packed)?;
-        done.digest = packed.descriptor.digest.to_string();
+        let listed = self.listed(&packed.descriptor, &packed.bytes)?;
+        if let Some(listed) = &listed {
+            expect_size(&listed.packed)?;
+            done.left_out.extend(listed.left_out(ground.parent.as_ref()));
+        }
+        let goal = Goal { packed, listed };
+        done.digest = goal.named().to_string();
         if self.options.dry_run {
             return Ok(done);
         }
-        let blind = self.publish(draft, &packed, (&name, &tags), ground.parent.as_ref()).await?;
+        let blind = self.publish(draft, goal, (&name, &tags), ground.parent.as_ref()).await?;
         self.remember(frozen);
         if let Some(blind) = blind {
             let seconds = blind.as_secs_f32();
@@ -128,23 +137,27 @@ impl<'a> Branch<'a> {
     async fn publish(
         &mut self,
         mut draft: Draft,
-        packed: &Packed,
+        goal: Goal,
         (name, tags): (&Name, &[Tag]),
         parent: Option<&Parent>,
     ) -> Result<Option<Duration>> {
         self.take_from_neighbours(&mut draft).await;
         let target = self.target()?;
         let expected = self.expected(target, name, tags, parent).await?;
-        let (digest, media_type) = (packed.descriptor.digest.clone(), &packed.descriptor.media_type);
+        let written = goal.written()?;
         let moves_ours = is_among(name, tags);
         if moves_ours {
-            let attempt = Written::new(digest.clone(), media_type, &packed.bytes)?;
-            self.publication().attempt = Some(attempt);
+            self.publication().attempt = Some(written.clone());
             self.publications.write(self.overlay.staging())?;
         }
         let push = PushOptions { expected, ..PushOptions::default() };
-        let pushed = ops::push(draft, target, tags, &push, self.progress).await?;
-        self.put_down(Written::new(digest, media_type, &pushed.bytes)?, moves_ours);
+        let pushed = match goal.listed {
+            Some(Listed { packed: index, .. }) => {
+                ops::push_within(draft, index, target, tags, &push, self.progress).await?
+            }
+            None => ops::push(draft, target, tags, &push, self.progress).await?,
+        };
+        self.put_down(written, moves_ours);
         Ok(pushed.blind)
     }
 
@@ -182,7 +195,11 @@ impl<'a> Branch<'a> {
         } else {
             pieces::changes_from(&seen, &artifact.root).await?
         };
-        let begun = Parent { digest: artifact.descriptor.digest.clone(), image: image.clone() };
+        let begun = Parent {
+            digest: artifact.descriptor.digest.clone(),
+            named: artifact.named.digest.clone(),
+            image: image.clone(),
+        };
         let ground = Ground {
             root: artifact.root,
             image: image.clone(),
@@ -219,7 +236,11 @@ impl<'a> Branch<'a> {
 
     fn published(&mut self) -> Result<Option<Parent>> {
         let written = self.publication().published.clone();
-        written.map(|written| Ok(Parent { image: written.image()?, digest: written.digest })).transpose()
+        let parent = |written: Written| {
+            let (image, named) = (written.image()?, written.named().clone());
+            Ok(Parent { image, named, digest: written.digest })
+        };
+        written.map(parent).transpose()
     }
 
     /// Whether nothing was published under this name that these files came from.
@@ -245,7 +266,7 @@ impl<'a> Branch<'a> {
     fn put_down(&mut self, written: Written, ours: bool) {
         let publication = self.publication();
         if ours {
-            publication.tag_at = Some(written.digest.clone());
+            publication.tag_at = Some(written.named().clone());
         }
         (publication.published, publication.deleted) = (Some(written), false);
     }

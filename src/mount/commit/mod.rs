@@ -12,6 +12,7 @@
 //!
 //! - `pieces`: the tree by artifacts · `branch`: one of them, published · `tags`: where its tags have to be
 //! - `items`, `folders`, `slots`, `draft`, `content`: from a tree to a draft · `habits`: told in the producer's words
+//! - `index`: one platform of several, published in a new index
 //! - `describe`: what the manifest says of itself
 //! - `possible`: what cannot be changed · `publication`, `since`: what was published, and what came after
 
@@ -21,6 +22,7 @@ mod describe;
 mod draft;
 mod folders;
 mod habits;
+mod index;
 mod items;
 mod pieces;
 mod possible;
@@ -137,7 +139,7 @@ struct Told {
 impl Publisher {
     /// For a mount of `artifact`, which `name` pointed at.
     pub(super) async fn of_artifact(artifact: Artifact, name: Name, staging: &Staging) -> Result<Self> {
-        expect_changeable(&artifact).await?;
+        index::expect_changeable(&artifact).await?;
         Self::new(artifact.reference.clone(), Base::Artifact(artifact, name), staging)
     }
 
@@ -282,18 +284,18 @@ impl Publisher {
     }
 }
 
-/// Why an artifact cannot be changed, if it cannot.
+/// Why an artifact of a repository cannot be changed, if it cannot.
 pub(super) async fn expect_changeable(artifact: &Artifact) -> Result<()> {
-    let Manifest::Image(image) = &artifact.manifest else {
-        return Err(unsupported(&artifact.reference, "it is an index; mount one of its manifests"));
-    };
-    if artifact.named.digest == artifact.descriptor.digest {
-        return possible::expect(artifact, image).await;
+    match (&artifact.manifest, &artifact.chosen_from) {
+        (Manifest::Image(image), None) => possible::expect(artifact, image).await,
+        (Manifest::Image(_), Some(_)) => {
+            let why = "it is an index of several platforms; to change one, mount the tag, not the repository";
+            Err(unsupported(&artifact.reference, why))
+        }
+        (Manifest::Index(_), _) => {
+            Err(unsupported(&artifact.reference, "it is an index; mount one of its manifests"))
+        }
     }
-    let child = &artifact.descriptor.digest;
-    let why =
-        format!("it is an index of several platforms; mount the manifest of one by its digest: {child}");
-    Err(unsupported(&artifact.reference, &why))
 }
 
 /// Several artifacts could not be published, or some could and some could not.

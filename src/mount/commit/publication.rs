@@ -3,7 +3,8 @@
 //! `publication.json` in the staging folder has one entry for each artifact: for a mounted artifact under "", for the
 //! tags of a mounted repository under their names. The manifest that is about to be published is written down before it
 //! is, so that a kill between the two leaves nobody in doubt whose manifest the tag points at. What was published is
-//! written down whole: the next mount goes on from it with the registry gone.
+//! written down whole: the next mount goes on from it with the registry gone. Of what is in an index this is the manifest
+//! with the files, and the index's digest beside it: the index is made from the one the work builds on.
 
 use std::collections::BTreeMap;
 
@@ -43,13 +44,27 @@ pub(super) struct Written {
     media_type: String,
     /// Its very bytes, which are JSON and so are text.
     text: String,
+    /// The index it is in, if that is what the tag points at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<Digest>,
 }
 
 impl Written {
     pub(super) fn new(digest: Digest, media_type: &str, bytes: &Bytes) -> Result<Self> {
         let text = String::from_utf8(bytes.to_vec())
             .map_err(|error| Error::with_source(ErrorKind::Corrupt, "a manifest that is not text", error))?;
-        Ok(Self { digest, media_type: media_type.to_owned(), text })
+        Ok(Self { digest, media_type: media_type.to_owned(), text, index: None })
+    }
+
+    /// The same, reached through `named`: itself, or the index it is in.
+    pub(super) fn reached_by(mut self, named: &Digest) -> Self {
+        self.index = Some(named.clone()).filter(|named| *named != self.digest);
+        self
+    }
+
+    /// What the tag points at.
+    pub(super) fn named(&self) -> &Digest {
+        self.index.as_ref().unwrap_or(&self.digest)
     }
 
     pub(super) fn image(&self) -> Result<ImageManifest> {

@@ -46,9 +46,9 @@ impl Branch<'_> {
             return Ok(());
         };
         let known = self.publication().published.as_ref().is_some_and(|known| known.digest == attempt.digest);
-        if !known && target.resolve(name).await.is_ok_and(|now| now.digest == attempt.digest) {
+        if !known && target.resolve(name).await.is_ok_and(|now| now.digest == *attempt.named()) {
             let publication = self.publication();
-            publication.tag_at = Some(attempt.digest.clone());
+            publication.tag_at = Some(attempt.named().clone());
             (publication.published, publication.deleted) = (Some(attempt), false);
             self.publications.write(self.overlay.staging())?;
         }
@@ -63,7 +63,7 @@ impl Branch<'_> {
         }
         let seen = publication.tag_at.clone();
         Expected::Base(seen.or_else(|| match &self.publisher.base {
-            Base::Artifact(artifact, _) => Some(artifact.descriptor.digest.clone()),
+            Base::Artifact(artifact, _) => Some(artifact.named.digest.clone()),
             Base::Repository { shelf, .. } => shelf.pinned(self.piece.name.as_bytes()),
         }))
     }
@@ -92,7 +92,7 @@ impl Branch<'_> {
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };
-            let ours = now.as_ref().is_some_and(|now| parent.is_some_and(|parent| parent.digest == *now));
+            let ours = now.as_ref().is_some_and(|now| parent.is_some_and(|parent| parent.named == *now));
             if !ours && !places.is_empty() {
                 expect_free(tag, now.as_ref())?;
             }
@@ -120,13 +120,17 @@ impl Branch<'_> {
     pub(super) async fn tag(&mut self, kept: &Parent, own: &Name, tags: &[Tag]) -> Result<()> {
         let manifest =
             Descriptor::new(&kept.image.media_type, kept.digest.clone(), kept.image.raw.len() as u64);
+        let manifest = match self.listed(&manifest, &kept.image.raw)? {
+            Some(listed) => listed.packed.descriptor,
+            None => manifest,
+        };
         for tag in tags {
             let target = self.target()?;
             let now = target.resolve(&Name::Tag(tag.clone())).await.ok().map(|now| now.digest);
             let ours = matches!(own, Name::Tag(own) if own == tag);
             let place = if ours { self.own_place() } else { Expected::Base(None) };
             let fits = self.options.force
-                || now.as_ref() == Some(&kept.digest)
+                || now.as_ref() == Some(&kept.named)
                 || place == Expected::Base(now.clone());
             if !fits {
                 expect_free(tag, now.as_ref())?;
