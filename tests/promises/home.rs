@@ -88,8 +88,9 @@ impl Home {
         let child = self.command(&line).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
         let mut mounted = Mounted { child, home: self };
         let begun = Instant::now();
-        // Asked through the mount and not of the mount table: what answers is there.
-        while !is_mounted(&self.at()) || fs::read_dir(self.at()).is_err() {
+        // Asked through the mount and not of the mount table: what answers is there. Its other door opens after.
+        let answers = || fs::read_dir(self.at()).is_ok() && self.run(&["diff", "mnt"]).status.success();
+        while !is_mounted(&self.at()) || !answers() {
             let ended = mounted.child.try_wait().unwrap();
             assert!(ended.is_none(), "it does not mount: {}", fs::read_to_string(&log).unwrap());
             assert!(begun.elapsed() < STUCK, "the mount does not come");
