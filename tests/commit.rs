@@ -812,3 +812,43 @@ async fn a_manifest_that_was_silent_of_its_type_stays_so() {
     assert!(now.get("mediaType").is_none());
     assert_eq!(now["later"]["kept"], true);
 }
+
+/// What was read for its digest.
+#[derive(Default)]
+struct Read(std::sync::Mutex<Vec<String>>);
+
+impl artifs::ops::Progress for Read {
+    fn preparing(&self, name: &str, _size: u64) {
+        self.0.lock().unwrap().push(name.to_owned());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_commit_has_published_the_next_one_does_not_read_again() {
+    let memory = Arc::new(Memory::new());
+    Artifact::new()
+        .file("a", "1")
+        .folder("d", Folder::new().file("x", 0o644, "x"))
+        .tag("v1")
+        .push(&*memory, "r");
+    let stand = Stand::new(Arc::clone(&memory) as _).await;
+    let commit = async || {
+        let read = Read::default();
+        let done = one(stand.mounted().commit(&CommitOptions::default(), &read).await.unwrap());
+        (read.0.into_inner().unwrap(), done)
+    };
+    fs::write(stand.path("large"), "large").unwrap();
+    fs::write(stand.path("d/x"), "edited").unwrap();
+    assert_eq!(commit().await.0, ["large"]);
+    fs::write(stand.path("small"), "small").unwrap();
+    assert_eq!(commit().await.0, ["small"]);
+    fs::write(stand.path("large"), "larger").unwrap();
+    assert_eq!(commit().await.0, ["large"]);
+    let digests: Vec<Digest> =
+        layers(memory.as_ref(), "v1").await.into_iter().map(|layer| layer.digest).collect();
+    for bytes in ["1", "larger", "small"] {
+        assert!(digests.contains(&Digest::of(bytes.as_bytes())), "{bytes}");
+    }
+    let (none, done) = commit().await;
+    assert!(none.is_empty() && !done.changed);
+}

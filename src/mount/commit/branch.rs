@@ -13,7 +13,7 @@ use super::index::{Goal, Listed};
 use super::pieces::{self, Piece};
 use super::possible::CONFIG_LIMIT;
 use super::publication::{Publication, Publications, Written};
-use super::since::Since;
+use super::since::{self, Since};
 use super::{Base, CommitOptions, Committed, Publisher, expect_changeable, unsupported};
 use crate::artifact::is_placeholder;
 use crate::artifact::pack::{ConfigPart, Draft, LayerPart};
@@ -68,12 +68,16 @@ impl<'a> Branch<'a> {
             .prefix("commit-")
             .tempdir_in(self.overlay.staging().folder())
             .doing(|| "make a folder for what is packed")?;
+        let news = self.publisher.news(self.piece);
+        let is_ours = self.publication().since.is_some() && self.publication().published.is_some();
+        let fresh = is_ours.then(|| since::paths(&news));
         let making = Making {
             frozen: &seen,
             changes: &changes,
             root: &ground.root,
             base: &ground.image,
             parent: ground.parent.as_ref().map_or(&ground.image, |parent| &parent.image),
+            fresh: fresh.as_ref(),
             scratch: scratch.path(),
             options: self.options,
             progress: self.progress,
@@ -92,7 +96,7 @@ impl<'a> Branch<'a> {
             tags: tags.iter().map(ToString::to_string).collect(),
             changed: true,
             deleted: false,
-            changes: self.publisher.news(self.piece),
+            changes: news,
             left_out,
         };
         if let Some(kept) = kept {

@@ -5,7 +5,7 @@
 //! did not change keeps its descriptor, one that did keeps its media type and annotations. A layer that is a folder is
 //! packed anew when anything in it changed, and takes up what was made inside it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ pub(super) struct Making<'a> {
     pub(super) base: &'a ImageManifest,
     /// What was published last; the base if nothing was yet.
     pub(super) parent: &'a ImageManifest,
+    /// The paths at which something changed since it was, if this mount published it.
+    pub(super) fresh: Option<&'a BTreeSet<Vec<u8>>>,
     pub(super) scratch: &'a Path,
     pub(super) options: &'a CommitOptions,
     pub(super) progress: &'a dyn Progress,
@@ -71,7 +73,7 @@ impl Making<'_> {
         if let (Some(unsaid), true) = (said.first(), habits.is_some()) {
             return Err(no_words(&unsaid.path, "is more than a file with a mode"));
         }
-        let mut filled = fill(&slots, units, habits)?;
+        let mut filled = fill(&slots, units, habits, |path| self.is_published(path))?;
         let mut packed = self.pack(&slots, &folders, inside).await?;
         let files = hashed(std::mem::take(&mut filled.units), self.progress).await?;
         let mut parts: Vec<Option<LayerPart>> = Vec::new();
@@ -113,6 +115,14 @@ impl Making<'_> {
             draft.layers.push(LayerPart::Known(layer.clone()));
         }
         Ok(Plan { draft, left_out })
+    }
+
+    /// Whether the parent has what is at `path` as it is, with everything below.
+    fn is_published(&self, path: &[u8]) -> bool {
+        let Some(fresh) = self.fresh else { return false };
+        let below = if path.is_empty() { Vec::new() } else { [path, b"/"].concat() };
+        let inside = fresh.range(below.clone()..).next().is_some_and(|other| other.starts_with(&below));
+        !inside && !fresh.contains(path)
     }
 
     /// Everything of the parent's manifest but the layers.
@@ -278,6 +288,14 @@ impl Making<'_> {
                     let layer = base.next().unwrap_or(&slot.layer);
                     packed.push((Some(place), LayerPart::Known(layer.clone())));
                 }
+                continue;
+            }
+            if let Some((place, slot)) = found
+                && folder.at == folder.title
+                && !self.options.preserve
+                && self.is_published(&folder.at)
+            {
+                packed.push((Some(place), LayerPart::Known(slot.layer.clone())));
                 continue;
             }
             let members = members.remove(&number).unwrap_or_default();

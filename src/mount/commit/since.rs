@@ -3,7 +3,7 @@
 //! The overlay tells what differs from its base. What was published since looks the same as it did when it was frozen
 //! to be published: the same bytes of the base, the same local file with the same times, the same attributes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,15 @@ impl Since {
         found.sort();
         found
     }
+}
+
+/// Every path `changes` speak of.
+pub(super) fn paths(changes: &[Change]) -> BTreeSet<Vec<u8>> {
+    let from = changes.iter().filter_map(|change| match &change.difference {
+        Difference::Renamed { from, .. } => Some(from),
+        _ => None,
+    });
+    changes.iter().map(|change| &change.path).chain(from).map(|path| path.clone().into_bytes()).collect()
 }
 
 fn looks(frozen: &Frozen) -> HashMap<String, u64> {

@@ -50,8 +50,13 @@ pub(super) struct Filling {
     pub(super) about: Option<About>,
 }
 
-/// Gives each file its place: its name's, else the one it had, else none.
-pub(super) fn fill(slots: &[Slot], units: Vec<Unit>, habits: Option<Habits<'_>>) -> Result<Filled> {
+/// Gives each file its place: its name's, else the one it had, else none. One that `is_published` is what its place says.
+pub(super) fn fill(
+    slots: &[Slot],
+    units: Vec<Unit>,
+    habits: Option<Habits<'_>>,
+    is_published: impl Fn(&[u8]) -> bool,
+) -> Result<Filled> {
     let places: HashMap<&[u8], usize> = slots
         .iter()
         .enumerate()
@@ -69,6 +74,11 @@ pub(super) fn fill(slots: &[Slot], units: Vec<Unit>, habits: Option<Habits<'_>>)
     }
     let mut filled = Filled { slots: Vec::new(), units: Vec::new() };
     for (unit, by_name) in units.into_iter().zip(by_name) {
+        if let Some(at) = by_name.filter(|_| is_published(&unit.path)) {
+            let descriptor = slots[at].layer.clone();
+            filled.units.push(Filling { at: by_name, descriptor, bytes: None, about: None });
+            continue;
+        }
         let by_origin = || {
             let at = *places.get(unit.origin.as_deref()?)?;
             (!std::mem::replace(&mut taken[at], true)).then_some(at)

@@ -5,14 +5,10 @@
 //! times are taken from ticks, so that two changes in one tick have one time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Overlay;
 use super::refusal::Answer;
-use crate::mount::staging::Contents;
-
-/// Longer than a tick of the slowest clock kernels are built with (100 Hz).
-const TICK: Duration = Duration::from_millis(12);
+use crate::mount::staging::{Contents, TICK};
 
 impl Overlay {
     /// Writes back what the kernel writes by itself, and lets the clock go on. For a thread that may wait.

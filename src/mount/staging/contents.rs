@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, Timespec, Timestamps};
@@ -82,7 +83,11 @@ pub struct LocalBytes {
     inode: u64,
     shape: Shape,
     from_base: Vec<(u64, u64)>,
+    taken: SystemTime,
 }
+
+/// Longer than a tick of the slowest clock kernels are built with (100 Hz): two changes in one tick have one time.
+pub(in crate::mount) const TICK: Duration = Duration::from_millis(12);
 
 impl LocalBytes {
     /// The ranges (start and end, in order) that come from the file of the base instead: here they are zeros.
@@ -95,10 +100,15 @@ impl LocalBytes {
         size > 0 && self.shape.size == size && self.from_base == [(0, size)]
     }
 
-    /// Numbers that are the same as long as nobody changes the bytes.
-    pub(in crate::mount) fn look(&self) -> [u64; 4] {
+    /// Numbers that are the same as long as nobody changes the bytes. A change so young that the next one might have the
+    /// same time looks like no other.
+    pub(in crate::mount) fn look(&self) -> [u64; 5] {
         let (seconds, nanoseconds) = self.shape.changed;
-        [self.inode, self.shape.size, seconds as u64, u64::from(nanoseconds)]
+        let changed = UNIX_EPOCH + Duration::new(seconds.max(0) as u64, nanoseconds);
+        let young = self.taken.duration_since(changed).unwrap_or_default() < TICK;
+        let taken = self.taken.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        let once = if young { taken } else { 0 };
+        [self.inode, self.shape.size, seconds as u64, u64::from(nanoseconds), once]
     }
 
     /// How long the file was.
@@ -400,12 +410,15 @@ impl Contents {
 
     /// The local part as it is now.
     pub(in crate::mount) fn frozen(&self) -> io::Result<Option<LocalBytes>> {
+        // Asked first: what changes between the two is young.
+        let taken = SystemTime::now();
         let Some(shape) = self.shape()? else { return Ok(None) };
         Ok(self.local().as_ref().map(|local| LocalBytes {
             data: Arc::clone(&local.data),
             inode: local.inode,
             shape,
             from_base: local.from_base.pairs().collect(),
+            taken,
         }))
     }
 

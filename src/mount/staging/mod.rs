@@ -39,7 +39,7 @@ use crate::artifact::tree::stable_id;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::oci::Digest;
 pub use contents::LocalBytes;
-pub(super) use contents::{Contents, Seek, Shape};
+pub(super) use contents::{Contents, Seek, Shape, TICK};
 pub(super) use journal::Journal;
 pub(super) use record::{Made, Record, Time};
 
