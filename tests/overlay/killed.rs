@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use artifs::mount::{Mount, is_mounted};
@@ -95,9 +97,14 @@ fn every_synced_byte_is_there_after_a_kill() {
         base[place..place + 5000].copy_from_slice(&edit);
 
         // Not synced: may be there or not, whole names only.
-        let loose = at.clone();
+        let (loose, over) = (at.clone(), Arc::new(AtomicBool::new(false)));
+        let enough = Arc::clone(&over);
         let writer = std::thread::spawn(move || {
             for number in 0.. {
+                // With the mount away, it would go on in the folder below.
+                if enough.load(Ordering::SeqCst) {
+                    return;
+                }
                 if fs::write(loose.join(format!("loose-{round}-{number}")), b"loose").is_err() {
                     return;
                 }
@@ -105,6 +112,7 @@ fn every_synced_byte_is_there_after_a_kill() {
         });
         std::thread::sleep(Duration::from_millis(3 * (round as u64 % 20)));
         drop(victim);
+        over.store(true, Ordering::SeqCst);
         writer.join().unwrap();
     }
 }

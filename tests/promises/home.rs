@@ -16,13 +16,20 @@ pub(crate) const STUCK: Duration = Duration::from_secs(60);
 pub(crate) struct Home {
     folder: TempDir,
     reference: String,
+    state: Option<PathBuf>,
 }
 
 impl Home {
     pub(crate) fn new(reference: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("mnt")).unwrap();
-        Self { folder, reference }
+        Self { folder, reference, state: None }
+    }
+
+    /// Stages in another folder than the home's own.
+    pub(crate) fn staging_in(mut self, state: PathBuf) -> Self {
+        self.state = Some(state);
+        self
     }
 
     pub(crate) fn at(&self) -> PathBuf {
@@ -45,6 +52,9 @@ impl Home {
         let mut command = Command::new(env!("CARGO_BIN_EXE_artifs"));
         command.env_clear().env("HOME", self.folder.path()).env("PATH", std::env::var_os("PATH").unwrap());
         command.env("XDG_RUNTIME_DIR", self.folder.path().join("run"));
+        if let Some(state) = &self.state {
+            command.env("ARTIFS_STATE", state);
+        }
         command.current_dir(self.folder.path()).args(line).stdin(Stdio::null());
         command
     }

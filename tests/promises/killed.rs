@@ -24,15 +24,15 @@ use support::server::Server;
 use crate::home::Home;
 
 const LANES: usize = 4;
-const BLOCK: usize = 4096;
-const BASE: usize = 64 * BLOCK;
+pub(crate) const BLOCK: usize = 4096;
+pub(crate) const BASE: usize = 64 * BLOCK;
 const TITLE: &str = "org.opencontainers.image.title";
 
 /// Where the random decisions of one lane come from.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn up_to(&mut self, sides: u64) -> u64 {
+    pub(crate) fn up_to(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -51,7 +51,7 @@ fn named(number: u64) -> String {
 }
 
 /// What must be in the mount.
-struct Known {
+pub(crate) struct Known {
     /// Synced files by number, and those whose removal was synced.
     files: BTreeMap<u64, bool>,
     /// The file of the base that is edited in place.
@@ -73,7 +73,7 @@ enum Step {
 }
 
 impl Known {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { files: BTreeMap::new(), base: vec![b'.'; BASE], lines: 0, open: None, next: 0 }
     }
 
@@ -100,10 +100,35 @@ impl Known {
         }
     }
 
+    /// Works in the mount until it is gone or `enough` says so, so many steps at most. A step that ends after that
+    /// was said counts as not heard of.
+    pub(crate) fn work(
+        &mut self,
+        dice: &mut Dice,
+        at: &Path,
+        enough: &AtomicBool,
+        most: u64,
+    ) -> io::Result<()> {
+        for _ in 0..most {
+            if enough.load(Ordering::SeqCst) {
+                break;
+            }
+            let step = self.choose(dice);
+            let taken = take(&step, at);
+            if taken.is_err() || enough.load(Ordering::SeqCst) {
+                self.open = Some(step);
+                return taken;
+            }
+            self.done(&step);
+        }
+        Ok(())
+    }
+
     /// Compares with a mount, and learns what became of the step that was not heard of again.
-    fn compare(&mut self, at: &Path) {
-        if let Some(step) = self.open.take() {
-            let happened = match &step {
+    pub(crate) fn compare(&mut self, at: &Path) {
+        let open = self.open.take();
+        if let Some(step) = &open {
+            let happened = match step {
                 Step::Add(number) => at.join(named(*number)).exists(),
                 Step::Remove(number) => !at.join(named(*number)).exists(),
                 Step::Edit { block, with } => {
@@ -112,16 +137,26 @@ impl Known {
                 Step::Append(line) => fs::read(at.join("lines")).is_ok_and(|found| found == lines(line + 1)),
             };
             if happened {
-                self.done(&step);
+                self.done(step);
             }
         }
         for (number, there) in &self.files {
-            match fs::read(at.join(named(*number))) {
-                Ok(found) => assert!(*there && found == content(*number), "{} is another", named(*number)),
-                Err(error) => assert!(!there, "{} was synced: {error}", named(*number)),
+            let (name, wanted) = (named(*number), content(*number));
+            match fs::read(at.join(&name)) {
+                Ok(_) if !there => panic!("{name} was removed; last was {open:?}"),
+                Ok(found) => assert!(
+                    found == wanted,
+                    "{name} is another, {} bytes of {}; last was {open:?}",
+                    found.len(),
+                    wanted.len()
+                ),
+                Err(error) => assert!(!there, "{name} was synced: {error}; last was {open:?}"),
             }
         }
-        assert!(fs::read(at.join("base")).unwrap() == self.base, "the file that is edited in place");
+        assert!(
+            fs::read(at.join("base")).unwrap() == self.base,
+            "the file that is edited in place; last was {open:?}"
+        );
         let found = fs::read(at.join("lines")).unwrap_or_default();
         assert_eq!(String::from_utf8(found).unwrap(), String::from_utf8(lines(self.lines)).unwrap());
         assert_eq!(fs::read_to_string(at.join("folder/untouched")).unwrap(), "untouched");
@@ -236,21 +271,6 @@ impl Lane {
         Self { place, home, known: Known::new(), dice, seen: HashSet::new(), flags, published: 0 }
     }
 
-    /// Works in the mount until it is gone or `enough` says so, so many steps at most.
-    fn work(known: &mut Known, dice: &mut Dice, at: &Path, enough: &AtomicBool, most: u64) {
-        for _ in 0..most {
-            if enough.load(Ordering::SeqCst) {
-                return;
-            }
-            let step = known.choose(dice);
-            if take(&step, at).is_err() {
-                known.open = Some(step);
-                return;
-            }
-            known.done(&step);
-        }
-    }
-
     /// Everything published is whole; a file that was renamed into place is published whole or not at all.
     fn check_published(&mut self) {
         let manifests = self.place.manifests();
@@ -286,14 +306,15 @@ impl Lane {
             let (enough, at, home) = (&enough, &at, &*home);
             // What is published while somebody writes is refused most of the time; so mostly nobody does.
             let most = if way == 0 { u64::MAX } else { dice.up_to(12) };
-            let worker = scope.spawn(move || Self::work(known, dice, at, enough, most));
+            let worker = scope.spawn(move || known.work(dice, at, enough, most));
             let loose = (way == 0).then(|| scope.spawn(|| loosely(at, round, enough)));
             let others = scope.spawn(move || {
                 if way == 0 {
                     std::thread::sleep(pause);
                     return home.run(&["commit", "mnt"]);
                 }
-                worker.join().unwrap();
+                // It ends with the mount.
+                let _ = worker.join().unwrap();
                 home.run(&[if way == 1 { "commit" } else { "unmount" }, "mnt"])
             });
             std::thread::sleep(life);
@@ -315,14 +336,14 @@ impl Lane {
         let mounted = home.mount(flags);
         known.compare(&home.at());
         let enough = AtomicBool::new(false);
-        std::thread::scope(|scope| {
+        let worked = std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(50));
                 enough.store(true, Ordering::SeqCst);
             });
-            Self::work(known, dice, &home.at(), &enough, u64::MAX);
+            known.work(dice, &home.at(), &enough, u64::MAX)
         });
-        assert!(known.open.is_none(), "{:?} failed: {}", known.open, home.said());
+        assert!(worked.is_ok(), "{worked:?}: {}", home.said());
         home.unmount();
         assert!(mounted.ended().success(), "{}", home.said());
         assert_eq!(home.works(&["recover"]), "");

@@ -7,5 +7,6 @@ mod ends;
 mod home;
 mod killed;
 mod mapped;
+mod power;
 mod programs;
 mod trouble;

@@ -147,6 +147,7 @@ impl Overlay {
         tree.reap(closed.number);
         drop(tree);
         drop(backing);
+        self.give_back();
     }
 
     /// How many files are open.
@@ -267,7 +268,9 @@ impl Overlay {
     }
 
     fn tell_ranges(&self, handle: &Handle) -> Answer<()> {
-        handle.contents.untold().map_or(Ok(()), |untold| self.tell(handle, untold))
+        let Some(untold) = handle.contents.untold() else { return Ok(()) };
+        let _telling = self.order.telling(handle.number, &handle.contents);
+        self.tell(handle, untold)
     }
 
     fn tell(&self, handle: &Handle, untold: (u64, Vec<(u64, u64)>)) -> Answer<()> {

@@ -12,6 +12,7 @@
 //! - `root`: what may be at the root: one artifact's things, or a folder for each tag
 //! - `names`, `attributes`, `xattrs`, `contents`, `copying`: what programs ask for
 //! - `settling`, `changes`, `frozen`: what differs from the base, for people and for a commit
+//! - `order`: what has to be on disk before what
 //! - `refusal`: why not
 
 mod attributes;
@@ -21,6 +22,7 @@ mod copying;
 mod frozen;
 mod inode;
 mod names;
+mod order;
 mod refusal;
 mod root;
 mod settling;
@@ -56,6 +58,7 @@ pub(super) struct Overlay {
     staging: Staging,
     handles: Numbered<contents::Handle>,
     readers: copying::Readers,
+    order: order::Order,
     listings: Numbered<Listing>,
     pub(super) counts: Counts,
     pub(super) base: Arc<dyn Folder>,
@@ -89,6 +92,7 @@ impl Overlay {
             staging,
             handles: Numbered::default(),
             readers: copying::Readers::default(),
+            order: order::Order::default(),
             listings: Numbered::default(),
             counts: Counts::default(),
             base,
@@ -105,6 +109,7 @@ impl Overlay {
             overlay.replay(record).await.map_err(unexpected).doing(shown)?;
         }
         overlay.tidy().doing(shown)?;
+        overlay.take_over_told(&records);
         overlay.look_inside(!records.is_empty()).await.map_err(unexpected)?;
         Ok(overlay)
     }
@@ -126,6 +131,8 @@ impl Overlay {
 
     /// Forgets what a mount before this one had open and removed, and bytes nothing leads to.
     fn tidy(&self) -> Result<()> {
+        // Bytes go only when the journal that says so is certain to stay.
+        self.staging.journal().sync().doing(|| "sync the journal")?;
         let mut tree = self.tree();
         tree.replaying = false;
         let gone: Vec<u64> =
@@ -184,15 +191,10 @@ impl Overlay {
         Ok(())
     }
 
-    /// Returns when every change of names and attributes before is on disk.
-    pub(super) fn sync_names(&self) -> Answer<()> {
-        Ok(self.staging.journal().sync()?)
-    }
-
     /// Gives the staging folder to whoever mounts next. For when the kernel asks no more.
     pub(super) fn close(&self) {
-        if let Err(error) = self.staging.journal().sync() {
-            tracing::error!(%error, "the journal may not be on disk");
+        if let Err(refusal) = self.sync_names() {
+            tracing::error!(?refusal, "the journal may not be on disk");
         }
         self.staging.unlock();
     }

@@ -198,7 +198,10 @@ impl Overlay {
         if taken(&tree, parent, name)?.1.is_folder() {
             return Err(Refusal::IsAFolder);
         }
-        self.change(&mut tree, &Record::Remove { parent, name: name.to_vec(), at: now() }, None)
+        self.change(&mut tree, &Record::Remove { parent, name: name.to_vec(), at: now() }, None)?;
+        drop(tree);
+        self.give_back();
+        Ok(())
     }
 
     /// Removes an empty folder.
@@ -258,7 +261,10 @@ impl Overlay {
             exchange: target == Target::Exchanged,
             at: now(),
         };
-        self.change(&mut tree, &record, None)
+        self.change(&mut tree, &record, None)?;
+        drop(tree);
+        self.give_back();
+        Ok(())
     }
 }
 

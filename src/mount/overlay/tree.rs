@@ -8,6 +8,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::inode::{Directory, Inode, Origin, What};
+use super::order::Leaving;
 use super::refusal::{Answer, Refusal};
 use crate::artifact::tree::{Attributes, Entries, FileName, Folder, Node, stable_id};
 use crate::error::{Error, ErrorKind};
@@ -35,6 +36,8 @@ pub(super) struct Tree {
     depth: u32,
     /// Names that were taken from things at the root.
     left: HashSet<FileName>,
+    /// Removed files whose bytes are still there.
+    pub(super) leaving: Leaving,
     data: Arc<Data>,
 }
 
@@ -54,6 +57,7 @@ impl Tree {
             named: HashSet::from([ROOT]),
             pinned: HashSet::new(),
             graves: HashMap::new(),
+            leaving: Leaving::default(),
             owner,
             depth,
             left: HashSet::new(),
@@ -367,7 +371,7 @@ impl Tree {
         if let What::File(contents) = gone.what
             && contents.is_staged()
         {
-            self.data.remove(number);
+            self.leaving.add(number, &contents);
         }
     }
 

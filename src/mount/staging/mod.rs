@@ -15,7 +15,8 @@
 //! What survives. A kill of the process: everything that was answered, but for writes into a file of the base that
 //! was neither closed nor synced, which keep the base's bytes. A power cut: what was synced, since fsync waits for
 //! the data file first and for the journal after it, and the journal is one sequence, so that names come back as they
-//! were at one moment at or after the last sync. Bytes that were not synced may then be the old ones or zeros.
+//! were at one moment at or after the last sync. An edit of a file of the base that was not synced then shows the old
+//! bytes or the new; only the kernel's own writing, when nobody syncs, may put the journal first and leave zeros there.
 
 mod compaction;
 mod contents;
