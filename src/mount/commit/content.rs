@@ -102,7 +102,7 @@ impl Content {
         Err(Error::new(ErrorKind::Corrupt, "the base has fewer bytes than it should"))
     }
 
-    /// [`Conflict`](ErrorKind::Conflict) if it was written to since it was taken.
+    /// [`Io`](ErrorKind::Io) if it was written to since it was taken.
     fn expect_same(&self) -> Result<()> {
         match &self.0.local {
             Some((local, stamp)) if Stamp::of(&local.open()?).doing(|| "look at staged bytes")? != *stamp => {
@@ -143,7 +143,7 @@ impl Content {
 }
 
 fn changed() -> Error {
-    Error::new(ErrorKind::Conflict, "a file was written to while it was being published; commit again")
+    Error::new(ErrorKind::Io, "a file was written to while it was being published; commit again")
 }
 
 /// A store with one content, good for being pushed from.

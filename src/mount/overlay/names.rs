@@ -87,6 +87,8 @@ impl Overlay {
             inode.lookups = inode.lookups.saturating_sub(times);
             tree.reap(number);
         }
+        drop(tree);
+        self.give_back();
     }
 
     /// Where a link points.
@@ -147,6 +149,7 @@ impl Overlay {
         by: Opener,
         register: Register<'_>,
     ) -> Answer<(Stat, Opened)> {
+        self.make_room();
         self.enter(parent).await?;
         let mut tree = self.tree();
         let number = self.make_in(&mut tree, parent, name, new)?;

@@ -89,15 +89,27 @@ impl Overlay {
         Ok(())
     }
 
+    /// Whether the disk has no room to wait with.
+    fn is_scarce(&self) -> bool {
+        let room = self.staging.data().room();
+        room.is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < MUCH)
+    }
+
+    /// Returns when the room of files that were removed before is free, where there is not much of it.
+    pub(super) fn make_room(&self) {
+        if self.is_scarce() {
+            // Somebody may be giving it back just now.
+            drop(self.order.syncing());
+            self.give_back();
+        }
+    }
+
     /// Gives back the room of removed files, once it is worth a sync.
     pub(super) fn give_back(&self) {
         let due = {
             let leaving = &self.tree().leaving;
-            let scarce = || {
-                let room = self.staging.data().room();
-                room.is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < MUCH)
-            };
-            leaving.inodes.len() >= MANY || leaving.bytes >= MUCH || !leaving.inodes.is_empty() && scarce()
+            let many = leaving.inodes.len() >= MANY || leaving.bytes >= MUCH;
+            !leaving.inodes.is_empty() && (many || self.is_scarce())
         };
         if due && let Err(refusal) = self.sync_names() {
             tracing::warn!(?refusal, "the room of removed files is not given back yet");

@@ -29,7 +29,7 @@ mod told;
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -126,8 +126,7 @@ impl Staging {
     pub(super) fn open(place: &Path, reference: &str) -> Result<(Self, Vec<Record>)> {
         let folder = place.join(id(reference));
         let shown = || format!("the staging folder {}", folder.display());
-        // What is staged may be anything a person edits: nobody else's business.
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("data")).doing(shown)?;
+        make(&folder)?;
         let lock = Mutex::new(Some(lock(&folder, reference)?));
         let about = look(&folder)?;
         let (journal, records) = Journal::open(&folder.join("journal"))?;
@@ -254,12 +253,32 @@ fn look(folder: &Path) -> Result<Option<Work>> {
 /// Takes the folder for this process; given back when dropped, also by a kill.
 fn lock(folder: &Path, reference: &str) -> Result<File> {
     let path = folder.join("lock");
+    loop {
+        let file = lock_once(&path, reference)?;
+        // The mount that had the folder may have removed it, lock and all, while this one was waiting at its door.
+        let same = |there: std::fs::Metadata| {
+            file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino()))
+        };
+        if std::fs::metadata(&path).is_ok_and(same) {
+            return Ok(file);
+        }
+        make(folder)?;
+    }
+}
+
+/// Makes the folder, for nobody else: what is staged may be anything a person edits.
+fn make(folder: &Path) -> Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("data"));
+    made.doing(|| format!("the staging folder {}", folder.display()))
+}
+
+fn lock_once(path: &Path, reference: &str) -> Result<File> {
     let file = File::options()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(&path)
+        .open(path)
         .doing(|| format!("open {}", path.display()))?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
         let why = format!("{reference} is mounted for writing already; see: artifs status");
